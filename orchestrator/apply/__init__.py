@@ -1,0 +1,1 @@
+"""Effects: one step of a plan performed on the world, idempotently."""

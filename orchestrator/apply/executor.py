@@ -1,0 +1,174 @@
+"""Performs one effect on one member. Says nothing to the store: the loop records what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.apply.addressing import Addressing
+from orchestrator.config.uploads import upload_archive
+from orchestrator.errors import HostError
+from orchestrator.models.machine import Blueprint
+from orchestrator.models.members import Member, ScaleSet
+from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
+from orchestrator.models.spec import SSH_PORT
+from orchestrator.models.steps import Effect, EffectKind
+from orchestrator.ports.clock import Clock, Identities
+from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
+from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.ports.seed import SeedWriter
+from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is the same for every machine. `shutdown_timeout` in seconds."""
+
+    name: str
+    prefix: str
+    operator_key: str
+    images: Path
+    uploads: Path
+    addressing: Addressing
+    shutdown_timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class World:
+    """The ports an effect may use."""
+
+    hosts: Mapping[str, Hypervisor]
+    guest: Guest
+    seeds: SeedWriter
+    identities: Identities
+    clock: Clock
+
+
+Cancelled = Callable[[], bool]
+
+
+class Executor:
+    """One method for each kind of effect; each may be repeated after a crash at any point."""
+
+    def __init__(self, installation: Installation, world: World) -> None:
+        self._installation = installation
+        self._world = world
+        self._effects: dict[EffectKind, Callable[[Member, ScaleSet, Cancelled], None]] = {
+            EffectKind.CREATE: self._create,
+            EffectKind.PROVISION: self._provision,
+            EffectKind.START: self._start,
+            EffectKind.AWAIT: self._await,
+            EffectKind.SHUT_DOWN: self._shut_down,
+            EffectKind.DESTROY: self._destroy,
+        }
+
+    def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        """Raises UnderstudyError; Interrupted once `cancelled` says so."""
+        self._effects[effect.kind](effect.member, wanted, cancelled)
+
+    def remove_leak(self, host: str, domain: str) -> None:
+        self._host(host).destroy_machine(domain)
+
+    def console_tail(self, member: Member) -> str:
+        """The end of the machine's serial console log, for the reason of a failure."""
+        domain = domain_name(self._installation.prefix, member.name)
+        return self._host(member.host).console_tail(domain, member.incarnation, size=1500)
+
+    # ---- effects -----------------------------------------------------------------------------------------
+
+    def _create(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        host = self._host(member.host)
+        host.ensure_image(wanted.image, self._installation.images / f"{wanted.image.digest}.qcow2")
+        host.create_machine(self._blueprint(member, wanted), self._seed(member, wanted))
+
+    def _provision(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        patience = self._patience(wanted, cancelled)
+        if wanted.spec.setup.answer_file != "none":
+            shell = self._world.guest.open_shell(self.guest_address(member), patience)
+            try:
+                shell.await_setup(patience)
+                self._run_steps(shell, wanted, patience)
+            finally:
+                shell.close()
+        self._await_services(member, wanted, patience)
+
+    def _run_steps(self, shell: GuestShell, wanted: ScaleSet, patience: Patience) -> None:
+        for step in wanted.spec.setup.steps:
+            if step.run is not None:
+                shell.run(step.run, patience)
+            elif step.upload is not None and step.upload.digest is not None:
+                shell.upload(upload_archive(self._installation.uploads, step.upload.digest), patience)
+
+    def _start(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        self._host(member.host).start_machine(domain_name(self._installation.prefix, member.name))
+
+    def _await(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        self._await_services(member, wanted, self._patience(wanted, cancelled))
+
+    def _shut_down(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        domain = domain_name(self._installation.prefix, member.name)
+        self._host(member.host).shut_down_machine(domain, self._installation.shutdown_timeout, cancelled)
+
+    def _destroy(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
+
+    # ---- parts -------------------------------------------------------------------------------------------
+
+    def _await_services(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+        where = self.guest_address(member)
+        for probe in wanted.spec.readiness:
+            port = reachable_port(member.address, probe.port) if probe.port is not None else 0
+            self._world.guest.await_answer(probe, where, port, patience)
+
+    def guest_address(self, member: Member) -> GuestAddress:
+        """Where the member's SSH is, and the key it must show."""
+        _, public = self._world.identities.host_key(self._uuid(member))
+        return GuestAddress(member.name, member.address, reachable_port(member.address, SSH_PORT), public)
+
+    def _blueprint(self, member: Member, wanted: ScaleSet) -> Blueprint:
+        spec = wanted.spec
+        return Blueprint(
+            domain=domain_name(self._installation.prefix, member.name),
+            uuid=self._uuid(member),
+            member=member.name,
+            set_name=member.set_name,
+            installation=self._installation.name,
+            incarnation=member.incarnation,
+            model=member.model,
+            vcpus=spec.machine.vcpus,
+            memory=spec.machine.memory,
+            disk=spec.machine.disk,
+            image=wanted.image,
+            nic=self._installation.addressing.nic(member, spec),
+        )
+
+    def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:
+        if wanted.spec.setup.answer_file == "none":
+            return None
+        private, public = self._world.identities.host_key(self._uuid(member))
+        identity = GuestIdentity(
+            instance_id=self._uuid(member),
+            name=member.name,
+            address=member.address,
+            host_key_private=private,
+            host_key_public=public,
+            operator_key=self._installation.operator_key,
+            network=self._installation.addressing.guest_network(member),
+        )
+        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, identity))
+
+    def _uuid(self, member: Member) -> str:
+        return machine_uuid(self._installation.name, member.name, member.incarnation)
+
+    def _patience(self, wanted: ScaleSet, cancelled: Cancelled) -> Patience:
+        return Patience(self._world.clock.monotonic() + wanted.spec.setup.timeout, cancelled)
+
+    def _host(self, name: str) -> Hypervisor:
+        try:
+            return self._world.hosts[name]
+        except KeyError:
+            raise HostError(
+                f"host {name!r} is not configured any more",
+                "add it to config.toml again, or remove its members",
+            ) from None

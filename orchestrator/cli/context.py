@@ -1,0 +1,75 @@
+"""What every command shares: the state directory, output, and errors in two lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.daemon.runtime import Runtime
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of text.")]
+TimeoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout", metavar="S", help="Give up waiting after that long (seconds, or 90s, 10min); exit 3."
+    ),
+]
+
+
+class Choice:
+    """Global options of this invocation."""
+
+    state_dir: Path | None = None
+    verbose: bool = False
+
+
+def runtime() -> Runtime:
+    """The installation of this invocation. Imported late: `--help` needs none of it."""
+    from orchestrator.config.paths import default_state_dir
+    from orchestrator.daemon.runtime import Runtime
+
+    return Runtime(Choice.state_dir or default_state_dir())
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Runtime]:
+    """The installation, let go of at the end."""
+    made = runtime()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def say(text: str = "") -> None:
+    """Plain line to stdout. What guests or operators wrote is never taken for markup."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def seconds(timeout: str | None) -> float | None:
+    """`"90"`, `"90s"`, `"10min"` -> seconds. Raises SpecError."""
+    if timeout is None:
+        return None
+    from orchestrator.models.units import parse_duration
+
+    try:
+        value = float(timeout) if timeout.replace(".", "", 1).isdigit() else parse_duration(timeout)
+    except ValueError as error:
+        raise SpecError(f"--timeout: {error}") from error
+    if value <= 0:
+        raise SpecError(f"--timeout: {timeout!r} is not a positive time")
+    return value

@@ -1,0 +1,174 @@
+"""image build|add|list|show|remove."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.context import JsonOption, opened, print_json, say
+from orchestrator.errors import NotFound
+
+if TYPE_CHECKING:
+    from orchestrator.daemon.runtime import Runtime
+    from orchestrator.models.members import Image
+
+app = typer.Typer(no_args_is_help=True, help="Images: immutable, versioned base disks.")
+
+RefArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="name (the newest version) or name:version.")]
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe: micro or debian-12.")],
+) -> None:
+    """Build an image from distribution packages (no image is downloaded) and add it.
+
+    Examples:
+
+      understudy image build debian-12
+    """
+    from orchestrator.imaging.building import build_image, load_recipe
+    from orchestrator.imaging.importing import import_image
+
+    recipe = load_recipe(name)
+    with opened() as runtime, _Bar(f"building {name}") as bar:
+        runtime.store  # noqa: B018 - the state directory and its rooms are made now, before the long part
+        with tempfile.TemporaryDirectory(prefix="recipe-", dir=runtime.paths.work) as scratch:
+            output = Path(scratch) / f"{name}.qcow2"
+            build_image(recipe, output, runtime.paths.work, lambda part, words: bar.show(part * 0.9, words))
+            image = import_image(
+                runtime.store,
+                runtime.paths,
+                name,
+                output,
+                lambda part, words: bar.show(90 + part * 0.1, words),
+            )
+    say(f"{image.ref} is ready ({image.size / 2**20:.0f} MiB)")
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the image.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="qcow2 or raw disk image.")],
+) -> None:
+    """Add a disk image of your own as the next version of NAME. The file is copied and kept read-only.
+
+    Examples:
+
+      understudy image add web ./web-disk.qcow2
+    """
+    from orchestrator.imaging.importing import import_image
+
+    with opened() as runtime, _Bar(f"adding {name}") as bar:
+        image = import_image(runtime.store, runtime.paths, name, file, bar.show)
+    say(f"{image.ref} is ready (sha256 {image.digest})")
+
+
+@app.command("list")
+def list_(json_: JsonOption = False) -> None:
+    """List images."""
+    with opened() as runtime:
+        images = runtime.store.list_images()
+        if json_:
+            print_json([_fields(image) for image in images])
+            return
+        for image in images:
+            made = datetime.fromtimestamp(image.created_at).astimezone().strftime("%Y-%m-%d %H:%M")
+            say(
+                f"{image.ref:<24} {image.size / 2**20:7.0f} MiB, disk {image.virtual_size / 2**20:.0f} MiB  {made}"
+                f"  {image.digest[:12]}"
+            )
+        if not images:
+            say("no images; build one: understudy image build debian-12")
+
+
+@app.command()
+def show(ref: RefArgument, json_: JsonOption = False) -> None:
+    """Show one image and who uses it."""
+    with opened() as runtime:
+        image = _get(runtime, ref)
+        snapshot = runtime.store.snapshot()
+        users = [one.name for one in snapshot.sets if one.image.ref == image.ref]
+        fields = {**_fields(image), "used_by": users}
+        if json_:
+            print_json(fields)
+            return
+        for key, value in fields.items():
+            say(f"{key:<13} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@app.command()
+def remove(ref: RefArgument) -> None:
+    """Remove an image version; refused while a set uses it.
+
+    Examples:
+
+      understudy image remove web:1
+    """
+    from orchestrator.imaging.importing import remove_image
+
+    with opened() as runtime:
+        image = _get(runtime, ref)
+
+        def on_hosts(digest: str) -> None:
+            for host in runtime.hosts.values():
+                host.remove_image(digest)
+
+        remove_image(runtime.store, runtime.paths, image, on_hosts)
+        say(f"{image.ref} is removed")
+
+
+def _get(runtime: Runtime, ref: str) -> Image:
+    image = runtime.store.find_image(ref) if ref.partition(":")[2].isdigit() or ":" not in ref else None
+    if image is None:
+        known = ", ".join(one.ref for one in runtime.store.list_images()) or "none"
+        raise NotFound(f"there is no image {ref!r}", f"images: {known}")
+    return image
+
+
+def _fields(image: Image) -> dict[str, Any]:
+    return {"ref": image.ref, **vars(image)}
+
+
+class _Bar:
+    """A bar on a terminal, one line for each new stage elsewhere."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._last = ""
+
+    def __enter__(self) -> _Bar:
+        import sys
+
+        self._bars = None
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (
+                TextColumn(self._title),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
+            self._bars = Progress(*columns)
+            self._bars.start()
+            self._task = self._bars.add_task("", total=100.0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, percent: float, words: str) -> None:
+        if self._bars is not None:
+            self._bars.update(self._task, completed=percent, description=words)
+        elif words != self._last:
+            say(f"{self._title}: {percent:3.0f} %  {words}")
+        self._last = words

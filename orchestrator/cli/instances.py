@@ -1,0 +1,62 @@
+"""reimage, restart, remove: one instance at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.context import TimeoutOption, opened, seconds
+from orchestrator.cli.sets import carry_out_wish
+
+if TYPE_CHECKING:
+    from orchestrator.models.members import Member
+    from orchestrator.store import Store
+
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="SET/INSTANCE", help="For example web/web-4tz9k or web/4tz9k.")
+]
+
+
+def reimage(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Give an instance a new machine from the image: same name and address, everything else gone.
+
+    Examples:
+
+      understudy reimage web/4tz9k
+    """
+    from orchestrator.service import members
+
+    _ask(members.reimage, target, timeout)
+
+
+def restart(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Restart an instance cleanly: out of rotation while it is down, its disks kept.
+
+    Examples:
+
+      understudy restart web/4tz9k
+    """
+    from orchestrator.service import members
+
+    _ask(members.restart, target, timeout)
+
+
+def remove(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Remove this very instance; the set gets one smaller. A pool member is replaced.
+
+    Examples:
+
+      understudy remove web/4tz9k
+    """
+    from orchestrator.service import members
+
+    _ask(members.remove, target, timeout)
+
+
+def _ask(wish: Callable[[Store, str], Member], target: str, timeout: str | None) -> None:
+    limit = seconds(timeout)
+    with opened() as runtime:
+        member = wish(runtime.store, target)
+        carry_out_wish(runtime, member.set_name, limit)

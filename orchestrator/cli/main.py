@@ -1,0 +1,83 @@
+"""`understudy`: the commands, put together. Exit 0 done, 1 failed, 2 wrong use or bad spec, 3 timed out."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import click
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli import access, host, images, instances, sets, view
+from orchestrator.cli.context import Choice
+from orchestrator.errors import UnderstudyError
+
+app = typer.Typer(
+    name="understudy",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Scale sets, standby pools and self-healing for virtual machines on libvirt/QEMU.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    state_dir: Annotated[
+        Path | None,
+        typer.Option("--state-dir", envvar="UNDERSTUDY_STATE_DIR", help="Directory of the installation."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more in the log.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Options that come before the command."""
+    if version:
+        typer.echo(f"understudy {__version__}")
+        raise typer.Exit()
+    Choice.state_dir = state_dir
+    Choice.verbose = verbose
+
+
+app.command()(host.doctor)
+app.add_typer(images.app, name="image")
+for command in (sets.apply, view.status, sets.scale, sets.pool):
+    app.command()(command)
+for command in (instances.reimage, instances.restart, instances.remove, sets.delete):
+    app.command()(command)
+for command in (view.events, access.ssh, access.console, view.schema, host.serve):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the `understudy` command."""
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        status = app(standalone_mode=False)
+    except UnderstudyError as error:
+        _complain(str(error))
+        status = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _complain(
+            "interrupted; what was declared is kept\n  (the next apply, or 'understudy serve', goes on from here)"
+        )
+        status = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = 0
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"understudy: {text}\n")

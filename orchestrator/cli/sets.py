@@ -1,0 +1,176 @@
+"""apply, scale, pool, delete."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.context import TimeoutOption, opened, say, seconds
+from orchestrator.errors import SpecError
+
+if TYPE_CHECKING:
+    from orchestrator.daemon.runtime import Runtime
+
+SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Name of the scale set.")]
+
+
+def apply(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Scale set file (YAML).")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and why.")] = False,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Declare the scale sets of FILE and bring the world to match.
+
+    Applying the same file again changes nothing, and takes up whatever was interrupted.
+
+    Examples:
+
+      understudy apply web.yaml
+
+      understudy apply web.yaml --dry-run
+
+      understudy apply web.yaml --timeout 20min
+    """
+    from orchestrator.config.scaleset_file import load_scale_sets
+    from orchestrator.config.uploads import pack_uploads
+    from orchestrator.service import declare
+
+    limit = seconds(timeout)
+    specs = load_scale_sets(file)
+    with opened() as runtime:
+        if dry_run:
+            for spec in specs:
+                _preview(runtime, spec.name, spec)
+            return
+        around = runtime.surroundings()
+        runtime.paths.ensure()
+        for spec in specs:
+            image, _ = declare.resolve(runtime.store, spec)
+            declare.check(runtime.store.snapshot(), spec, image, around)
+        for spec in specs:
+            declare.apply(runtime.store, pack_uploads(spec, runtime.paths.uploads), around)
+        for spec in specs:
+            carry_out_wish(runtime, spec.name, limit)
+
+
+def _preview(runtime: Runtime, name: str, spec: object) -> None:
+    from orchestrator.models.spec import ScaleSetSpec
+    from orchestrator.service import declare
+
+    assert isinstance(spec, ScaleSetSpec)
+    around = runtime.surroundings()
+    image, _ = declare.resolve(runtime.store, spec)
+    declare.check(runtime.store.snapshot(), spec, image, around)
+    installation = (runtime.settings.prefix, runtime.limits)
+    plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
+    say(f"{name}: {len(plan.steps)} steps to begin with" if plan.steps else f"{name}: nothing to do")
+    for step in plan.steps:
+        say(f"  {step.reason}")
+
+
+def scale(
+    name: SetArgument,
+    instances: Annotated[int, typer.Argument(metavar="N", min=0, max=100_000, help="Instances wanted.")],
+    timeout: TimeoutOption = None,
+) -> None:
+    """Grow or shrink a set to N instances: from its standby pool first, cold for the rest.
+
+    Examples:
+
+      understudy scale web 5
+    """
+    from orchestrator.service import declare
+
+    limit = seconds(timeout)
+    with opened() as runtime:
+        declare.scale(runtime.store, name, instances, runtime.surroundings())
+        carry_out_wish(runtime, name, limit)
+
+
+class State(str, enum.Enum):
+    """Values of --state."""
+
+    running = "running"
+    stopped = "stopped"
+
+
+def pool(
+    name: SetArgument,
+    max_ready: Annotated[
+        int | None, typer.Option("--max-ready", min=0, help="Instances and reserve together.")
+    ] = None,
+    min_ready: Annotated[
+        int | None, typer.Option("--min-ready", min=0, help="Reserve that is always kept.")
+    ] = None,
+    state: Annotated[State | None, typer.Option("--state", help="How ready members are parked.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Give the pool up.")] = False,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Create, resize, change or delete a set's standby pool. Without options, show it.
+
+    The pool holds max(min_ready, max_ready - instances) members.
+
+    Examples:
+
+      understudy pool web --max-ready 6 --min-ready 1
+
+      understudy pool web --state running
+
+      understudy pool web --delete
+    """
+    from orchestrator.cli.view import show_pool
+    from orchestrator.service import declare
+
+    limit = seconds(timeout)
+    given = {"max_ready": max_ready, "min_ready": min_ready, "state": state.value if state else None}
+    changes: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    if delete and changes:
+        raise SpecError("--delete goes alone", f"run: understudy pool {name} --delete")
+    with opened() as runtime:
+        if not delete and not changes:
+            show_pool(runtime, name)
+            return
+        around = runtime.surroundings()
+        if delete:
+            declare.delete_pool(runtime.store, name, around)
+        else:
+            declare.change_pool(runtime.store, name, changes, around)
+        carry_out_wish(runtime, name, limit)
+
+
+def delete(
+    name: SetArgument,
+    timeout: TimeoutOption = None,
+) -> None:
+    """Remove a scale set with all its machines, disks, addresses and endpoints.
+
+    Examples:
+
+      understudy delete web
+    """
+    from orchestrator.service import declare
+
+    limit = seconds(timeout)
+    with opened() as runtime:
+        declare.delete(runtime.store, name)
+        carry_out_wish(runtime, name, limit)
+        say(f"{name}: deleted")
+
+
+def carry_out_wish(runtime: Runtime, name: str, limit: float | None) -> None:
+    from orchestrator.cli.progress import Show
+    from orchestrator.daemon.embedded import carry_out
+
+    with Show(runtime, name) as show:
+        carry_out(runtime, name, show, limit)
+    wanted = runtime.store.find_set(name)
+    if wanted is None:
+        return
+    after = f" after {show.grown_after:.1f} s" if show.grown_after is not None else ""
+    say(f"{name}: {wanted.spec.instances} in service{after}; standby pool {wanted.standby_target}")
+    for endpoint in wanted.spec.endpoints:
+        scheme = "http://" if endpoint.protocol == "http" else ""
+        say(f"  {endpoint.name}: {scheme}{endpoint.address}:{endpoint.listen}")

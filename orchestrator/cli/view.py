@@ -1,0 +1,151 @@
+"""status, events, schema: looking changes nothing."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.cli.context import JsonOption, opened, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.daemon.runtime import Runtime
+    from orchestrator.models.events import Event
+
+OptionalSet = Annotated[str | None, typer.Argument(metavar="[SET]", help="One set; all of them otherwise.")]
+_WATCH_SECONDS = 1.0
+
+
+def status(
+    name: OptionalSet = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show again until Ctrl-C.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show instances, the standby pool by zone and state, endpoints, health and last reasons.
+
+    Examples:
+
+      understudy status
+
+      understudy status web --watch
+
+      understudy status web --json
+    """
+    with opened() as runtime:
+        while True:
+            found = _read(runtime, name)
+            if watch and not json_:
+                typer.clear()
+            if json_:
+                print_json(found[0] if name is not None else found)
+            else:
+                for one in found:
+                    _print_set(one)
+                if not found:
+                    say("no scale sets; declare one: understudy apply FILE")
+            if not watch:
+                return
+            time.sleep(_WATCH_SECONDS)
+
+
+def _read(runtime: Runtime, name: str | None) -> list[dict[str, Any]]:
+    from orchestrator.service.declare import get_set
+    from orchestrator.service.status import set_status
+
+    if name is not None:
+        get_set(runtime.store, name)
+    desired, observed, now = runtime.desired(), runtime.observe(), runtime.clock.now()
+    return [
+        set_status(wanted, desired, observed, now)
+        for wanted in desired.sets
+        if name is None or wanted.name == name
+    ]
+
+
+def _print_set(one: dict[str, Any]) -> None:
+    counts = one["instances"]
+    state = "as declared" if one["converged"] else "being deleted" if one["deleting"] else "changing"
+    if one["reason"]:
+        state = "waiting"
+    say(f"{one['name']}  image {one['image']}  {counts['in_service']}/{counts['desired']} in service  {state}")
+    if one["reason"]:
+        say(f"  reason: {one['reason']}")
+    for endpoint in one["endpoints"]:
+        say(f"  endpoint {endpoint['name']}: {endpoint['address']}:{endpoint['port']}")
+    if one["standby"]:
+        _print_pool(one["standby"])
+    for row in sorted(one["members"], key=lambda row: (row["role"], row["name"])):
+        marks = [word for word, on in (("in rotation", row["in_rotation"]), ("older model", row["stale"])) if on]
+        say(
+            f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<8} {row['host']}/{row['zone']}"
+            f"  {row['address']:<15} #{row['incarnation']} {', '.join(marks)}".rstrip()
+        )
+        say(f"      {row['reason'].partition(chr(10))[0]}")
+
+
+def _print_pool(pool: dict[str, Any]) -> None:
+    say(
+        f"  standby pool: {pool['ready']} of {pool['target']} ready, kept {pool['state']}, "
+        f"max_ready {pool['max_ready']}, min_ready {pool['min_ready']}, {pool['health']}"
+    )
+    for zone, counts in pool["zones"].items():
+        say(f"    zone {zone}: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    if pool["reason"]:
+        say(f"    reason: {pool['reason']}")
+
+
+def show_pool(runtime: Runtime, name: str) -> None:
+    """`understudy pool SET` without options."""
+    found = _read(runtime, name)[0]
+    if found["standby"] is None:
+        say(f"{name} has no standby pool; create one: understudy pool {name} --max-ready N")
+    else:
+        _print_pool(found["standby"])
+
+
+def events(
+    name: OptionalSet = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Show what happened and why, oldest first.
+
+    Examples:
+
+      understudy events web
+
+      understudy events --follow
+    """
+    with opened() as runtime:
+        last = 0
+        while True:
+            for event in runtime.store.list_events(name, after=last):
+                last = event.id
+                _print_event(event, as_json=json_)
+            if not follow:
+                return
+            time.sleep(0.2)
+
+
+def _print_event(event: Event, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        say(json.dumps(vars(event)))
+        return
+    moment = datetime.fromtimestamp(event.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    say(f"{moment}  {event.kind:<18} {event.member or event.set_name:<20} {event.reason}")
+
+
+def schema() -> None:
+    """Print the JSON Schema of the scale set file.
+
+    Examples:
+
+      understudy schema > scaleset.schema.json
+    """
+    from orchestrator.models.spec import ScaleSetSpec
+
+    print_json(ScaleSetSpec.model_json_schema(by_alias=True))

@@ -1,0 +1,1 @@
+"""Everything that comes from files: settings, scale set files, templates, recipes, uploads."""

@@ -1,0 +1,71 @@
+"""pydantic's complaints in an operator's words: where, what, and the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+# Keys of the published scale set file that this version does not act on: refused rather than ignored.
+NOT_YET = {"local_storage", "drives", "zones", "repair", "update", "hooks", "restarts"}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`where`: keys and list positions from the document's root."""
+
+    where: tuple[str | int, ...]
+    text: str
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """One problem for each complaint, in document order."""
+    return [_problem(dict(item), model) for item in error.errors(include_url=False)]
+
+
+def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
+    where = tuple(item["loc"])
+    path = ".".join(str(part) for part in where)
+    if item["type"] == "extra_forbidden":
+        return Problem(where, _unknown_key(where, model))
+    if item["type"] == "missing":
+        return Problem(where[:-1], f"key {path!r} is missing")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return Problem(where, f"{path}: {message}" if path else message)
+    return Problem(where, f"{path}: {message} (given: {item['input']!r})")
+
+
+def _unknown_key(where: tuple[str | int, ...], model: type[BaseModel]) -> str:
+    key = str(where[-1])
+    if key in NOT_YET:
+        return f"key {key!r} is not supported by this version"
+    known = _keys_at(model, where[:-1])
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if nearest:
+        return f"unknown key {key!r} (nearest: {nearest[0]!r})"
+    return f"unknown key {key!r} (known: {', '.join(sorted(known))})"
+
+
+def _keys_at(model: type[BaseModel], where: tuple[str | int, ...]) -> list[str]:
+    current = model
+    for part in where:
+        if isinstance(part, int):
+            continue
+        field = next((field for name, field in current.model_fields.items() if part in (name, field.alias)), None)
+        found = _model_in(field.annotation) if field else None
+        if found is None:
+            return []
+        current = found
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None

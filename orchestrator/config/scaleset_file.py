@@ -1,0 +1,162 @@
+"""Scale set files: YAML documents -> ScaleSetSpec, with file and line in every complaint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config.explain import explain
+from orchestrator.errors import SpecError
+from orchestrator.models.spec import RESERVED_USER_DATA, ScaleSetSpec, UploadSource
+
+MAX_FILE_SIZE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Document:
+    file: Path
+    node: yaml.Node
+
+    def line(self, where: tuple[str | int, ...]) -> int:
+        """Line (from 1) of the deepest node on the way to `where`."""
+        node, line = self.node, self.node.start_mark.line + 1
+        for part in where:
+            step = _child(node, part)
+            if step is None:
+                break
+            line, node = step
+        return line
+
+
+def load_scale_sets(file: Path) -> list[ScaleSetSpec]:
+    """Every document of the file. Raises SpecError with one line for each complaint; nothing is half loaded."""
+    documents = _parse(file)
+    if not documents:
+        raise SpecError(f"{file}: no document in it", "begin with 'kind: ScaleSet'; see 'understudy schema'")
+    specs = [_load(document) for document in documents]
+    names = [spec.name for spec in specs]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise SpecError(f"{file}:{documents[index].line(('name',))}: a second set named {name!r}")
+    return specs
+
+
+def _parse(file: Path) -> list[_Document]:
+    try:
+        if file.stat().st_size > MAX_FILE_SIZE:
+            raise SpecError(f"{file} is larger than 1 MiB; that is no scale set file")
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{file} is not UTF-8 text") from error
+    try:
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{file}:{line}: not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file}: not valid YAML: {error}") from error
+    return [_Document(file, node) for node in nodes]
+
+
+def _load(document: _Document) -> ScaleSetSpec:
+    _refuse_double_keys(document.file, document.node)
+    value = _construct(document)
+    if not isinstance(value, dict):
+        raise SpecError(f"{document.file}:{document.line(())}: a scale set is a mapping of keys to values")
+    try:
+        spec = ScaleSetSpec.model_validate(value)
+    except ValidationError as error:
+        lines = [
+            f"{document.file}:{document.line(problem.where)}: {problem.text}"
+            for problem in explain(error, ScaleSetSpec)
+        ]
+        raise SpecError("\n".join(lines)) from error
+    return _inline_user_data(_resolve_uploads(spec, document), document)
+
+
+def _construct(document: _Document) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(document.node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{document.file}:{line}: {error.problem}") from error
+    finally:
+        loader.dispose()
+
+
+def _refuse_double_keys(file: Path, node: yaml.Node, depth: int = 0) -> None:
+    if depth > 50:
+        raise SpecError(f"{file}:{node.start_mark.line + 1}: nested too deeply")
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise SpecError(f"{file}:{key.start_mark.line + 1}: key {key.value!r} is given twice")
+            seen.add(str(key.value))
+            _refuse_double_keys(file, value, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_double_keys(file, item, depth + 1)
+
+
+def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == part:
+                return key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        item = node.value[part]
+        return item.start_mark.line + 1, item
+    return None
+
+
+def _inline_user_data(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
+    """The named file's text becomes the spec's: what is applied is kept, whatever happens to the file."""
+    named = spec.setup.user_data_file
+    if named is None:
+        return spec
+    file = document.file.parent / named
+    where = f"{document.file}:{document.line(('setup', 'user_data_file'))}"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{where}: cannot read user_data_file {file}: {error}") from error
+    if not text.startswith(("#!", "#cloud-config")):
+        raise SpecError(f"{where}: {file} must begin with '#!' or '#cloud-config'")
+    _refuse_reserved(text, where)
+    setup = spec.setup.model_copy(update={"user_data": text, "user_data_file": None})
+    return spec.model_copy(update={"setup": setup})
+
+
+def _refuse_reserved(text: str, where: str) -> None:
+    """A `#cloud-config` file may not take the keys Understudy reaches the guest by."""
+    if not text.startswith("#cloud-config"):
+        return
+    for key in RESERVED_USER_DATA:
+        if any(line.startswith(f"{key}:") for line in text.splitlines()):
+            raise SpecError(f"{where}: user data may not set {key!r}: Understudy needs it to reach the guest")
+
+
+def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
+    """Upload sources become absolute paths that exist; a trailing slash (contents only) is kept."""
+    steps = []
+    for index, step in enumerate(spec.setup.steps):
+        if step.upload is None:
+            steps.append(step)
+            continue
+        path = (document.file.parent / step.upload.source).resolve()
+        if not path.exists():
+            line = document.line(("setup", "steps", index, "upload", "from"))
+            raise SpecError(f"{document.file}:{line}: cannot upload {step.upload.source!r}: {path} does not exist")
+        source = str(path) + ("/" if step.upload.source.endswith("/") else "")
+        upload = UploadSource(source=source, to=step.upload.to)
+        steps.append(step.model_copy(update={"upload": upload}))
+    setup = spec.setup.model_copy(update={"steps": tuple(steps)})
+    return spec.model_copy(update={"setup": setup})

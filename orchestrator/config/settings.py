@@ -1,0 +1,98 @@
+"""config.toml: settings of the installation. Every key has a working default."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from orchestrator.config.explain import explain
+from orchestrator.errors import SpecError
+from orchestrator.models.units import Duration
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _default_uri() -> str:
+    return "qemu:///system" if os.geteuid() == 0 else "qemu:///session"
+
+
+class HostSettings(_Part):
+    """A machine running libvirtd. `accelerator: auto` finds out by booting a tiny guest."""
+
+    name: Name = "local"
+    uri: str = Field(default_factory=_default_uri)
+    zone: Name = "a"
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    pool_path: str | None = None
+
+
+class NetworkSettings(_Part):
+    """How guests are reached: `user` (a loopback address each) or `network` (a libvirt network by name)."""
+
+    mode: Literal["user", "network"] = "user"
+    name: str = ""
+    range: str = "127.77.0.0/16"
+    outbound: bool = False
+
+    @field_validator("range")
+    @classmethod
+    def _a_network(cls, value: str) -> str:
+        try:
+            ipaddress.IPv4Network(value)
+        except ValueError as error:
+            raise ValueError(f"{value!r} is not an IPv4 network such as 127.77.0.0/16") from error
+        return value
+
+
+class LimitSettings(_Part):
+    """`parallel`: works under way at once per host. `memory_ratio`: committed to physical memory."""
+
+    parallel: Annotated[int, Field(ge=1, le=256)] = 4
+    memory_ratio: Annotated[float, Field(gt=0, le=16)] = 1.0
+    retry_pause: Annotated[Duration, Field(gt=0)] = 30.0
+    retry_pause_max: Annotated[Duration, Field(gt=0)] = 600.0
+    shutdown_timeout: Annotated[Duration, Field(gt=0)] = 60.0
+
+
+class Settings(_Part):
+    """All of config.toml. `prefix` begins the name of every domain, volume and pool of this installation."""
+
+    prefix: Name = "understudy"
+    store: str = ""
+    hosts: tuple[HostSettings, ...] = (HostSettings(),)
+    network: NetworkSettings = NetworkSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @field_validator("hosts")
+    @classmethod
+    def _unique(cls, hosts: tuple[HostSettings, ...]) -> tuple[HostSettings, ...]:
+        if not hosts:
+            raise ValueError("at least one host is needed")
+        names = [host.name for host in hosts]
+        if len(set(names)) < len(names):
+            raise ValueError("two hosts have the same name")
+        return hosts
+
+
+def load_settings(file: Path) -> Settings:
+    """Read config.toml; a missing file is all defaults. Raises SpecError naming file and key."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{file}: {error}") from error
+    except OSError as error:
+        raise SpecError(f"cannot read {file}: {error.strerror}") from error
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        problems = explain(error, Settings)
+        raise SpecError("\n".join(f"{file}: {problem.text}" for problem in problems)) from error

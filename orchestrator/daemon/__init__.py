@@ -1,0 +1,1 @@
+"""The composition root: parts put together, and processes that run the loop."""

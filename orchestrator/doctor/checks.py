@@ -1,0 +1,245 @@
+"""The checks, in the order in which an operator would mend what they find."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from orchestrator.config.settings import HostSettings, Settings
+from orchestrator.drivers.libvirt.accelerator import Accelerator
+from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.volumes import Volumes
+from orchestrator.errors import UnderstudyError
+
+_MIN_LIBVIRT = (7, 0, 0)
+_MIN_QEMU = (5, 2, 0)
+_MIN_HAPROXY = (2, 6)
+_MIN_DISK = 5 * 2**30
+_MIN_MEMORY = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's outcome: `level` is ok, warning or fault; `fix` is what to type or change."""
+
+    name: str
+    level: str
+    text: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The installation under examination. `accelerator` boots the probe guest anew."""
+
+    settings: Settings
+    state_dir: Path
+    connections: dict[str, LibvirtConnection]
+    volumes: dict[str, Volumes]
+    accelerator: Callable[[HostSettings], Accelerator]
+    own_addresses: frozenset[str]
+    network: Callable[[], object]
+
+
+def examine(subject: Subject) -> Iterator[Finding]:
+    """One finding after the other, so that a slow check does not hold back what is known."""
+    yield from _state_dir(subject)
+    for host in subject.settings.hosts:
+        reachable = yield from _libvirt(subject, host)
+        if reachable:
+            yield from _kvm_device(host)
+            yield from _storage(subject, host)
+            yield from _accelerator(subject, host)
+            yield _memory(subject, host)
+    yield _program("qemu-img", "qemu-utils", "images cannot be inspected")
+    yield _haproxy()
+    yield from _network(subject)
+
+
+def _state_dir(subject: Subject) -> Iterator[Finding]:
+    free = shutil.disk_usage(subject.state_dir).free
+    text = f"{subject.state_dir}, {free / 2**30:.1f} GiB free"
+    if free < _MIN_DISK:
+        yield Finding("state directory", "fault", text, "free disk space, or give another --state-dir")
+    else:
+        yield Finding("state directory", "ok", text)
+
+
+def _libvirt(subject: Subject, host: HostSettings) -> Iterator[Finding]:  # type: ignore[misc]
+    name = f"libvirt on {host.name}"
+    try:
+        connection = subject.connections[host.name].get()
+    except UnderstudyError as error:
+        fix = "apt-get install libvirt-daemon-system, then: systemctl start libvirtd (or scripts/libvirtd-up)"
+        yield Finding(name, "fault", error.message, fix)
+        return False
+    version = _numbers(connection.getLibVersion())
+    qemu = _numbers(connection.getVersion())
+    for what, found, least in (("libvirt", version, _MIN_LIBVIRT), ("QEMU", qemu, _MIN_QEMU)):
+        dotted = ".".join(map(str, found))
+        if found < least:
+            yield Finding(f"{what} on {host.name}", "fault", f"version {dotted} is too old", f"upgrade {what}")
+        else:
+            yield Finding(f"{what} on {host.name}", "ok", f"version {dotted} at {host.uri}")
+    return True
+
+
+def _numbers(version: int) -> tuple[int, int, int]:
+    """libvirt's encoding: major * 1,000,000 + minor * 1,000 + release."""
+    return version // 1_000_000, version // 1_000 % 1_000, version % 1_000
+
+
+def _kvm_device(host: HostSettings) -> Iterator[Finding]:
+    device = Path("/dev/kvm")
+    if not host.uri.startswith("qemu:///") or not device.exists():
+        return
+    status = device.stat()
+    if host.uri == "qemu:///system" and stat.S_IMODE(status.st_mode) == 0o600 and status.st_gid == 0:
+        yield Finding(
+            "/dev/kvm",
+            "warning",
+            "is root:root 0600: libvirt probes QEMU anew at every start, 5 to 10 s each",
+            "chown root:kvm /dev/kvm && chmod 660 /dev/kvm",
+        )
+    elif host.uri == "qemu:///session" and not os.access(device, os.R_OK | os.W_OK):
+        yield Finding(
+            "/dev/kvm",
+            "warning",
+            "is not open to this user",
+            f"usermod -aG kvm {os.environ.get('USER', 'USER')}",
+        )
+    else:
+        yield Finding("/dev/kvm", "ok", "can be opened by QEMU")
+
+
+def _storage(subject: Subject, host: HostSettings) -> Iterator[Finding]:
+    name = f"storage pool on {host.name}"
+    volumes = subject.volumes[host.name]
+    try:
+        path = Path(volumes.make_filled(f"{subject.settings.prefix}-doctor", b"doctor"))
+        content = volumes.read_tail(f"{subject.settings.prefix}-doctor", 16)
+        volumes.remove(f"{subject.settings.prefix}-doctor")
+    except UnderstudyError as error:
+        yield Finding(name, "fault", error.message, error.fix or "see the journal of libvirtd")
+        return
+    if content != b"doctor":
+        yield Finding(name, "fault", f"what is written to {path.parent} is not read back", "check the disk")
+        return
+    blocked = _closed_to_qemu(subject.connections[host.name], path.parent) if "///" in host.uri else None
+    if blocked is not None:
+        yield Finding(
+            name,
+            "fault",
+            f"QEMU's user may not pass through {blocked}, so it cannot reach {path.parent}",
+            f"chmod o+x {blocked}, or give another --state-dir",
+        )
+        return
+    yield Finding(name, "ok", f"{path.parent} is writable and within QEMU's reach")
+
+
+def _closed_to_qemu(connection: LibvirtConnection, directory: Path) -> Path | None:
+    """The first directory on the way that QEMU's user may not pass through."""
+    capabilities = ElementTree.fromstring(connection.get().getCapabilities())  # noqa: S314 - libvirtd's own document
+    label = capabilities.findtext("./host/secmodel[model='dac']/baselabel[@type='kvm']") or ""
+    match = re.match(r"\+?(\d+):\+?(\d+)", label)
+    if match is None or match[1] == "0":
+        return None
+    uid, gid = int(match[1]), int(match[2])
+    for path in [*reversed(directory.parents), directory]:
+        status = path.stat()
+        bit = stat.S_IXUSR if status.st_uid == uid else stat.S_IXGRP if status.st_gid == gid else stat.S_IXOTH
+        if not status.st_mode & bit:
+            return path
+    return None
+
+
+def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:
+    name = f"accelerator on {host.name}"
+    try:
+        found = subject.accelerator(host)
+    except UnderstudyError as error:
+        yield Finding(name, "fault", error.message, error.fix)
+        return
+    if found.kind == "kvm":
+        yield Finding(name, "ok", f"kvm: {found.why}")
+    else:
+        yield Finding(
+            name,
+            "warning",
+            f"tcg (emulation, slower): {found.why}",
+            "use a host with VT-x or AMD-V, or enable nested virtualisation; tcg works meanwhile",
+        )
+
+
+def _memory(subject: Subject, host: HostSettings) -> Finding:
+    free = int(subject.connections[host.name].get().getFreeMemory())
+    text = f"{free / 2**30:.1f} GiB free"
+    if free < _MIN_MEMORY:
+        return Finding(f"memory on {host.name}", "fault", text, "stop something, or declare smaller machines")
+    return Finding(f"memory on {host.name}", "ok", text)
+
+
+def _program(command: str, package: str, consequence: str) -> Finding:
+    if shutil.which(command):
+        return Finding(command, "ok", "is installed")
+    return Finding(command, "fault", f"is missing: {consequence}", f"apt-get install {package}")
+
+
+def _haproxy() -> Finding:
+    tool = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if tool is None:
+        return Finding("HAProxy", "fault", "is missing: no endpoint can listen", "apt-get install haproxy")
+    done = subprocess.run([tool, "-v"], capture_output=True, text=True, check=False, timeout=10)
+    match = re.search(r"version (\d+)\.(\d+)", done.stdout)
+    if match is None:
+        return Finding(
+            "HAProxy", "fault", f"{tool} does not tell its version", "apt-get install --reinstall haproxy"
+        )
+    found = (int(match[1]), int(match[2]))
+    text = f"version {found[0]}.{found[1]}"
+    if found < _MIN_HAPROXY:
+        return Finding("HAProxy", "fault", f"{text} is too old", "install HAProxy 2.6 or newer")
+    return Finding("HAProxy", "ok", text)
+
+
+def _network(subject: Subject) -> Iterator[Finding]:
+    network = subject.settings.network
+    try:
+        subject.network()
+    except UnderstudyError as error:
+        fix = error.fix or f"virsh net-start {network.name or 'NAME'}"
+        yield Finding("guest network", "fault", error.message, fix)
+        return
+    if network.mode == "network":
+        yield Finding("guest network", "ok", f"libvirt network {network.name}")
+        return
+    taken = sorted(foreign_listeners(network.range, Path("/proc/net/tcp")) - subject.own_addresses)
+    if taken:
+        yield Finding(
+            "address range",
+            "warning",
+            f"others listen in {network.range}: {', '.join(taken[:5])}",
+            "set another network.range in config.toml, for example 127.78.0.0/16",
+        )
+    else:
+        yield Finding("guest network", "ok", f"user mode, {network.range} is free")
+
+
+def foreign_listeners(allotted: str, table: Path) -> set[str]:
+    """Addresses of the range on which something listens, from proc(5)'s /proc/net/tcp."""
+    network = ipaddress.IPv4Network(allotted)
+    found = set()
+    for line in table.read_text(encoding="utf-8").splitlines()[1:]:
+        fields = line.split()
+        address = ipaddress.IPv4Address(int.from_bytes(bytes.fromhex(fields[1].partition(":")[0]), "little"))
+        if fields[3] == "0A" and address in network:
+            found.add(str(address))
+    return found

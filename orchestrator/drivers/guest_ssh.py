@@ -1,0 +1,205 @@
+"""The Guest port over SSH (paramiko), host keys strictly checked, and probes from outside."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import shlex
+import time
+from pathlib import Path
+
+import paramiko
+
+from orchestrator.drivers import probes
+from orchestrator.errors import GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
+from orchestrator.models.spec import Probe
+from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
+
+_CONNECT_SECONDS = 15.0
+_PAUSE = 0.1
+_MAX_OUTPUT = 64 * 1024
+_TAIL = 2000
+
+# Waits inside the guest, where it costs no round trips; cloud-init writes the file at the end of every boot.
+_AWAIT_RESULT = "while [ ! -s /run/cloud-init/result.json ]; do sleep 0.2; done; cat /run/cloud-init/result.json"
+_SETUP_TAIL = "tail -n 20 /var/log/cloud-init-output.log 2>/dev/null"
+
+# paramiko logs every failed attempt with a traceback; what matters becomes our error.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+class SshGuest:
+    """The Guest port. `operator_key` is the private key file."""
+
+    def __init__(self, operator_key: Path) -> None:
+        self._key_file = operator_key
+
+    def open_shell(self, where: GuestAddress, patience: Patience) -> GuestShell:
+        return self._connect(where, patience)
+
+    def _connect(self, where: GuestAddress, patience: Patience) -> SshShell:
+        key = paramiko.Ed25519Key.from_private_key_file(str(self._key_file))
+        last = ""
+        while True:
+            probes.await_banner(where.address, where.ssh_port, patience)
+            client = _client(where)
+            try:
+                client.connect(
+                    where.address,
+                    where.ssh_port,
+                    username="root",
+                    pkey=key,
+                    timeout=_CONNECT_SECONDS,
+                    banner_timeout=_CONNECT_SECONDS,
+                    auth_timeout=_CONNECT_SECONDS,
+                    allow_agent=False,
+                    look_for_keys=False,
+                )
+                return SshShell(client, where.name)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                # Early in boot the server may run before the keys are in place: that passes by itself.
+                client.close()
+                last = str(error) or type(error).__name__
+            if time.monotonic() >= patience.deadline:
+                raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {last}")
+            _rest(patience)
+
+    def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
+        if probe.http is not None:
+            probes.await_http(where.address, port, probe.http, patience)
+        elif probe.tcp is not None:
+            probes.await_tcp(where.address, port, patience)
+        elif probe.command is not None:
+            self._await_command(probe.command, where, patience)
+
+    def _await_command(self, command: str, where: GuestAddress, patience: Patience) -> None:
+        shell = self._connect(where, patience)
+        try:
+            while True:
+                try:
+                    shell.run(command, patience)
+                    return
+                except SetupFailed:
+                    raise
+                except GuestError as error:
+                    if time.monotonic() >= patience.deadline:
+                        raise NeverReady(error.message) from error
+                _rest(patience)
+        finally:
+            shell.close()
+
+
+class SshShell:
+    """One SSH session as root."""
+
+    def __init__(self, client: paramiko.SSHClient, name: str) -> None:
+        self._client = client
+        self._name = name
+
+    def await_setup(self, patience: Patience) -> None:
+        status, output = self._execute(_AWAIT_RESULT, patience)
+        if status != 0:
+            raise SetupFailed(f"{self._name} gives no setup result: {output[-_TAIL:]}")
+        errors = _errors_in(output)
+        if errors:
+            _, tail = self._execute(_SETUP_TAIL, patience)
+            raise SetupFailed(
+                f"setup of {self._name} failed: {'; '.join(errors)}\n{_plain(tail)[-_TAIL:]}".strip()
+            )
+
+    def run(self, command: str, patience: Patience) -> None:
+        status, output = self._execute(command, patience)
+        if status != 0:
+            tail = _plain(output)[-_TAIL:]
+            raise GuestError(f"in {self._name}, {command!r} ended with status {status}: {tail}".rstrip(": "))
+
+    def upload(self, archive: Path, patience: Patience) -> None:
+        remote = f"/tmp/.understudy-{archive.stem[:16]}.tar"  # noqa: S108 - in the guest, as root, random enough
+        try:
+            with self._client.open_sftp() as sftp:
+                sftp.put(str(archive), remote)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise GuestError(f"cannot upload to {self._name}: {error}") from error
+        quoted = shlex.quote(remote)
+        self.run(f"tar -xf {quoted} -C / && rm -f {quoted}", patience)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _execute(self, command: str, patience: Patience) -> tuple[int, str]:
+        """(exit status, output and errors). Raises GuestError on loss, NeverReady at the deadline."""
+        try:
+            transport = self._client.get_transport()
+            if transport is None:
+                raise GuestError(f"the connection to {self._name} is lost")
+            channel = transport.open_session(timeout=_CONNECT_SECONDS)
+            channel.set_combine_stderr(True)
+            channel.settimeout(_PAUSE)
+            channel.exec_command(command)
+            output = b""
+            while not channel.exit_status_ready() or channel.recv_ready():
+                output = (output + _receive(channel))[-_MAX_OUTPUT:]
+                if patience.is_cancelled():
+                    raise Interrupted(command)
+                if time.monotonic() >= patience.deadline:
+                    raise NeverReady(f"in {self._name}, {command!r} was not done in time")
+            output = (output + _drain(channel))[-_MAX_OUTPUT:]
+            return channel.recv_exit_status(), output.decode("utf-8", "replace")
+        except UnderstudyError:
+            raise
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise GuestError(f"the connection to {self._name} broke during {command!r}: {error}") from error
+
+
+def _receive(channel: paramiko.Channel) -> bytes:
+    """What has come; waits a moment. At the end of output the exit status is what is waited for."""
+    try:
+        chunk = channel.recv(32768)
+    except TimeoutError:
+        return b""
+    if not chunk:
+        channel.status_event.wait(_PAUSE)
+    return chunk
+
+
+def _drain(channel: paramiko.Channel) -> bytes:
+    rest = b""
+    with contextlib.suppress(TimeoutError):
+        while chunk := channel.recv(32768):
+            rest += chunk
+    return rest
+
+
+def _client(where: GuestAddress) -> paramiko.SSHClient:
+    """Knows exactly one key for exactly one host, and refuses every other."""
+    client = paramiko.SSHClient()
+    kind, _, rest = where.host_key.partition(" ")
+    entry = f"[{where.address}]:{where.ssh_port}" if where.ssh_port != 22 else where.address
+    key = paramiko.Ed25519Key(data=base64.b64decode(rest.split()[0])) if rest else None
+    if kind != "ssh-ed25519" or key is None:
+        raise GuestError(f"no host key is recorded for {where.name}")
+    client.get_host_keys().add(entry, kind, key)
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    return client
+
+
+def _errors_in(result: str) -> list[str]:
+    try:
+        errors = json.load(io.StringIO(result))["v1"]["errors"]
+        return [_plain(str(error))[:500] for error in errors][:20]
+    except (ValueError, KeyError, TypeError):
+        return [f"the setup result is not readable: {_plain(result)[:200]}"]
+
+
+def _plain(text: str) -> str:
+    """What a guest says is not trusted: no control characters reach a terminal or a log."""
+    return "".join(char for char in text if char.isprintable() or char == "\n")
+
+
+def _rest(patience: Patience) -> None:
+    if patience.is_cancelled():
+        raise Interrupted("the work is no longer wanted")
+    time.sleep(_PAUSE)

@@ -1,0 +1,260 @@
+"""The HAProxy process and its file.
+
+Invariant: the file on disk says what the process does. A new file is validated with `haproxy -c`, then either
+put in force by runtime commands (only servers differ: no reload, no connection lost) and moved into place, or
+moved into place and loaded by a new process that takes over the listening sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from orchestrator.errors import BalancerError
+from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.sightings import BalancerSighting, Rotation, ServerSighting
+from orchestrator.render.haproxy import HaproxyProcess, render_haproxy
+
+_DIGEST = re.compile(r"^# understudy-digest: (\w+)$", re.MULTILINE)
+_BIND = re.compile(r"^    bind (\S+)$", re.MULTILINE)
+_SERVER = re.compile(r"^    server (\S+) (\S+) check .*? (disabled|weight 0)?$")
+_START_SECONDS = 5.0
+
+
+class HaproxyBalancer:
+    """`directory` (0700) holds file, socket and pid; `template` is the text of haproxy.cfg.j2."""
+
+    def __init__(self, directory: Path, template: str) -> None:
+        self._file = directory / "haproxy.cfg"
+        self._candidate = directory / "haproxy.cfg.new"
+        self._pid_file = directory / "haproxy.pid"
+        self._socket = directory / "stats.sock"
+        self._template = template
+        self._runtime = RuntimeApi(self._socket)
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def observe(self) -> BalancerSighting:
+        if not self._socket.exists():
+            return BalancerSighting(running=False)
+        try:
+            servers = self._runtime.servers()
+        except BalancerError:
+            return BalancerSighting(running=False)
+        return BalancerSighting(True, self._digest(servers), servers)
+
+    def _digest(self, running: dict[tuple[str, str], ServerSighting]) -> str:
+        """Of the file in force; empty if the process does not do what the file says."""
+        text = self._current()
+        match = _DIGEST.search(text)
+        written = _servers_in(text)
+        same = {key: state for key, (_, state) in written.items()} == {
+            key: seen.state for key, seen in running.items()
+        }
+        return match[1] if match and same else ""
+
+    def _current(self) -> str:
+        try:
+            return self._file.read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    # ---- changing ----------------------------------------------------------------------------------------
+
+    def converge(self, config: BalancerConfig) -> None:
+        if not config.frontends:
+            self._stop()
+            return
+        text = self._render(config)
+        self._write_candidate(text)
+        running = self.observe().running
+        if running and _structure(text) == _structure(self._current()):
+            self._change_servers(config)
+            self._candidate.replace(self._file)
+            if self.observe().digest == config.digest():
+                return
+        elif not running:
+            self._check_ports(config)
+        self._load(text, running)
+
+    def _render(self, config: BalancerConfig) -> str:
+        process = HaproxyProcess(str(self._socket), str(self._pid_file), _unprivileged_user())
+        return render_haproxy(self._template, config, process)
+
+    def _write_candidate(self, text: str) -> None:
+        try:
+            self._candidate.write_text(text, encoding="utf-8")
+            self._candidate.chmod(0o600)
+        except OSError as error:
+            raise BalancerError(f"cannot write {self._candidate}: {error.strerror}") from error
+        done = self._spawn(["-c", "-q", "-f", str(self._candidate)])
+        if done.returncode != 0:
+            raise BalancerError(f"HAProxy refuses its configuration: {_alerts(done)}", f"see {self._candidate}")
+
+    def _change_servers(self, config: BalancerConfig) -> None:
+        present = self._runtime.servers()
+        addresses = self._runtime.addresses()
+        wanted = {
+            (front.name, server.member): (front, server) for front in config.frontends for server in front.servers
+        }
+        for key in present:
+            target = wanted.get(key)
+            moved = target is not None and addresses.get(key) != f"{target[1].address}:{target[1].port}"
+            if target is None or moved:
+                self._runtime.remove(*key)
+        for key, (front, server) in wanted.items():
+            seen = present.get(key)
+            if seen is None or addresses.get(key) != f"{server.address}:{server.port}":
+                self._runtime.add(front, server)
+            elif seen.state is not server.state:
+                self._runtime.set_state(*key, server.state)
+
+    def _load(self, text: str, running: bool) -> None:
+        previous = self._current()
+        self._file.write_text(text, encoding="utf-8")
+        self._file.chmod(0o600)
+        arguments = ["-D", "-f", str(self._file), "-p", str(self._pid_file)]
+        old = self._pids() if running else []
+        if old:
+            arguments += ["-x", str(self._socket), "-sf", *map(str, old)]
+        done = self._spawn(arguments)
+        if done.returncode != 0:
+            if running:
+                self._file.write_text(previous, encoding="utf-8")
+            raise BalancerError(
+                f"HAProxy does not start: {_alerts(done)}", "see which process holds the port: ss -ltnp"
+            )
+        self._await_socket(old)
+
+    def _await_socket(self, old: list[int]) -> None:
+        """The new process answers on the socket; the old one may need a moment to let go of it."""
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(BalancerError):
+                text = self._runtime.ask("show info")
+                pid = re.search(r"^Pid: (\d+)$", text, re.MULTILINE)
+                if pid and int(pid[1]) not in old:
+                    return
+            time.sleep(0.01)
+        raise BalancerError("HAProxy started but does not answer on its socket", f"see {self._file}")
+
+    def _stop(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            end = time.monotonic() + _START_SECONDS
+            while _is_alive(pid) and time.monotonic() < end:
+                time.sleep(0.01)
+        for path in (self._file, self._candidate, self._pid_file, self._socket):
+            path.unlink(missing_ok=True)
+
+    def _pids(self) -> list[int]:
+        """Our process, if the pid file names one that really is HAProxy with our file."""
+        try:
+            numbers = [int(word) for word in self._pid_file.read_text(encoding="utf-8").split()]
+        except (OSError, ValueError):
+            return []
+        return [pid for pid in numbers if _is_ours(pid, str(self._file))]
+
+    # ---- ports -------------------------------------------------------------------------------------------
+
+    def why_not_bindable(self, address: str, port: int) -> str:
+        if self.observe().running and f"{address}:{port}" in _BIND.findall(self._current()):
+            return ""
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address, port))
+                probe.listen(1)
+        except OSError as error:
+            return {
+                errno.EADDRINUSE: "another program listens there",
+                errno.EADDRNOTAVAIL: "this machine has no such address",
+                errno.EACCES: "ports below 1024 need root",
+            }.get(error.errno or 0, str(error.strerror))
+        return ""
+
+    def _check_ports(self, config: BalancerConfig) -> None:
+        for front in config.frontends:
+            why = self.why_not_bindable(front.address, front.listen)
+            if why:
+                raise BalancerError(
+                    f"endpoint {front.name} cannot listen on {front.address}:{front.listen}: {why}",
+                    f"see who: ss -ltnp 'sport = :{front.listen}'",
+                )
+
+    def _spawn(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+        tool = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+        if tool is None:
+            raise BalancerError("HAProxy is not installed", "apt-get install haproxy")
+        with (self._file.parent / "haproxy.err").open("w+", encoding="utf-8") as errors:
+            done = subprocess.run(
+                [tool, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                check=False,
+                timeout=30,
+            )
+            errors.seek(0)
+            return subprocess.CompletedProcess(done.args, done.returncode, "", errors.read())
+
+
+def _servers_in(text: str) -> dict[tuple[str, str], tuple[str, Rotation]]:
+    """(backend, server) -> (address, state) as the file says."""
+    states = {"disabled": Rotation.MAINT, "weight 0": Rotation.DRAIN, None: Rotation.READY}
+    found, backend = {}, ""
+    for line in text.splitlines():
+        if line.startswith("backend "):
+            backend = line.split()[1]
+        elif match := _SERVER.match(line):
+            found[backend, match[1]] = (match[2], states[match[3]])
+    return found
+
+
+def _structure(text: str) -> str:
+    """The file without what the runtime API can change: servers and the digest."""
+    lines = text.splitlines()
+    return "\n".join(line for line in lines if not line.startswith(("    server ", "# understudy-digest")))
+
+
+def _alerts(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if "[ALERT]" in line] or done.stderr.splitlines()
+    return " ".join(" ".join(lines).split())[-500:] or f"exit status {done.returncode}"
+
+
+def _unprivileged_user() -> str:
+    if os.geteuid() != 0:
+        return ""
+    try:
+        pwd.getpwnam("haproxy")
+    except KeyError:
+        return ""
+    return "haproxy"
+
+
+def _is_alive(pid: int) -> bool:
+    """A zombie that nobody has collected yet is as good as gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _is_ours(pid: int, file: str) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:
+        return False
+    return file in words and _is_alive(pid)

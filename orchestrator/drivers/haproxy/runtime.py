@@ -1,0 +1,104 @@
+"""HAProxy's runtime API: one command line in, its answer out.
+
+Reference: HAProxy 2.6 management guide, section 9.3.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+from orchestrator.errors import BalancerError
+from orchestrator.models.balancing import Frontend, Server
+from orchestrator.models.sightings import Rotation, ServerSighting
+from orchestrator.render.haproxy import check_options
+
+_TIMEOUT = 5.0
+# Bits of srv_admin_state in `show servers state`.
+_MAINT = 0x01 | 0x02 | 0x04 | 0x20
+_DRAIN = 0x08 | 0x10
+_DELETE_SECONDS = 1.0
+
+
+class RuntimeApi:
+    """Talks to one stats socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def ask(self, command: str) -> str:
+        """The answer, stripped. Raises BalancerError if nobody answers."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(_TIMEOUT)
+                connection.connect(str(self._path))
+                connection.sendall(command.encode() + b"\n")
+                answer = b""
+                while chunk := connection.recv(65536):
+                    answer += chunk
+        except OSError as error:
+            raise BalancerError(f"HAProxy does not answer on {self._path}: {error}") from error
+        return answer.decode("utf-8", "replace").strip()
+
+    def servers(self) -> dict[tuple[str, str], ServerSighting]:
+        """(backend, server) -> what HAProxy thinks of it."""
+        states = self._admin_states(self.ask("show servers state"))
+        found = {}
+        for row in self._rows(self.ask("show stat -1 4 -1")):
+            key = (row["pxname"], row["svname"])
+            found[key] = ServerSighting(
+                state=states.get(key, Rotation.MAINT),
+                is_up=row["status"].startswith(("UP", "DRAIN", "no check")),
+                sessions=int(row["scur"] or 0) + int(row["qcur"] or 0),
+            )
+        return found
+
+    def addresses(self) -> dict[tuple[str, str], str]:
+        """(backend, server) -> `address:port`."""
+        return {(row["pxname"], row["svname"]): row["addr"] for row in self._rows(self.ask("show stat -1 4 -1"))}
+
+    def add(self, front: Frontend, server: Server) -> None:
+        name = f"{front.name}/{server.member}"
+        options = f"check {check_options(front.check)} observe layer4 error-limit 1 on-error mark-down"
+        self.ask(f"add server {name} {server.address}:{server.port} {options}")
+        self.ask(f"enable health {name}")
+        self.set_state(front.name, server.member, server.state)
+
+    def set_state(self, backend: str, server: str, state: Rotation) -> None:
+        name = f"{backend}/{server}"
+        if state is Rotation.READY:
+            # A server that was loaded as drained has weight 0 from the file.
+            self.ask(f"set weight {name} 1")
+        self.ask(f"set server {name} state {state.value}")
+
+    def remove(self, backend: str, server: str) -> None:
+        """Sessions left on it are cut: whoever wanted them served has drained it before."""
+        name = f"{backend}/{server}"
+        self.ask(f"set server {name} state maint")
+        self.ask(f"shutdown sessions server {name}")
+        end = time.monotonic() + _DELETE_SECONDS
+        while "still has connections" in self.ask(f"del server {name}") and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def _admin_states(self, text: str) -> dict[tuple[str, str], Rotation]:
+        found = {}
+        for line in text.splitlines():
+            fields = line.split()
+            if len(fields) < 8 or line.startswith(("#", "1\n")) or not fields[0].isdigit():
+                continue
+            admin, weight = int(fields[6]), int(fields[7])
+            state = Rotation.READY
+            if admin & _MAINT:
+                state = Rotation.MAINT
+            elif admin & _DRAIN or weight == 0:
+                state = Rotation.DRAIN
+            found[fields[1], fields[3]] = state
+        return found
+
+    def _rows(self, text: str) -> list[dict[str, str]]:
+        lines = [line for line in text.splitlines() if line]
+        if not lines or not lines[0].startswith("# "):
+            return []
+        header = lines[0].removeprefix("# ").split(",")
+        return [dict(zip(header, line.split(","), strict=False)) for line in lines[1:]]

@@ -1,0 +1,84 @@
+"""SSH key pairs and random names."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import string
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_ssh_private_key,
+)
+
+# No vowels: no words. No 0, 1, l: no misreading.
+_SUFFIX = "".join(sorted(set(string.ascii_lowercase + string.digits) - set("aeiou01l")))
+
+
+class SecretIdentities:
+    """The Identities port: random names, and host keys derived from a secret that only this installation has."""
+
+    def __init__(self, secret_file: Path) -> None:
+        self._secret = _ensure_secret(secret_file)
+
+    def member_suffix(self) -> str:
+        return "".join(secrets.choice(_SUFFIX) for _ in range(5))
+
+    def host_key(self, machine_uuid: str) -> tuple[str, str]:
+        seed = hmac.new(self._secret, f"ssh-host-key:{machine_uuid}".encode(), hashlib.sha256).digest()
+        return _open_ssh(Ed25519PrivateKey.from_private_bytes(seed))
+
+
+class SystemClock:
+    """The Clock port."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def ensure_operator_key(file: Path) -> str:
+    """The public half of the key Understudy logs in with, made on first use (0600)."""
+    public = file.with_suffix(".pub")
+    if not file.exists():
+        _write_private(file, _open_ssh(Ed25519PrivateKey.generate())[0].encode())
+    if not public.exists():
+        private = load_ssh_private_key(file.read_bytes(), None)
+        assert isinstance(private, Ed25519PrivateKey)
+        public.write_text(f"{_open_ssh(private)[1]} understudy\n", encoding="utf-8")
+    return public.read_text(encoding="utf-8").strip()
+
+
+def _ensure_secret(file: Path) -> bytes:
+    if not file.exists():
+        _write_private(file, secrets.token_bytes(32))
+    return file.read_bytes()
+
+
+def _write_private(file: Path, content: bytes) -> None:
+    """Whole or not at all, and 0600 from the first byte. Whoever comes first wins."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(content)
+    try:
+        os.link(partial, file)
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink()
+
+
+def _open_ssh(private: Ed25519PrivateKey) -> tuple[str, str]:
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    return pem, private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

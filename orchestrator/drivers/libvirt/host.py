@@ -1,0 +1,273 @@
+"""The Hypervisor port on one libvirtd."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.errors import translated
+from orchestrator.drivers.libvirt.networks import Networks
+from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
+from orchestrator.drivers.libvirt.volumes import Volumes
+from orchestrator.errors import HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.models.machine import Blueprint, Subnet
+from orchestrator.models.members import Image
+from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
+from orchestrator.models.sightings import HostSighting, MachineSighting, Power
+from orchestrator.render.domain import MachineFiles, render_domain
+
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+_OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+_ASK_AGAIN = 5.0  # seconds after which a guest that did not hear the power button is asked again
+
+
+@dataclass(frozen=True)
+class HostIdentity:
+    """What the product calls this host, and whose machines it looks for on it."""
+
+    name: str
+    zone: str
+    prefix: str
+    installation: str
+
+
+class LibvirtHost:
+    """One host. `accelerator` is asked once, when the first machine is made."""
+
+    def __init__(
+        self,
+        identity: HostIdentity,
+        connection: LibvirtConnection,
+        volumes: Volumes,
+        accelerator: Callable[[], str],
+    ) -> None:
+        self._identity = identity
+        self._connection = connection
+        self.volumes = volumes
+        self._networks = Networks(connection)
+        self._accelerator = accelerator
+        self._owners: dict[str, Owner | None] = {}
+        self._rebooted: set[str] = set()
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        connection.watch(self._on_event, self._on_lost)
+
+    @property
+    def name(self) -> str:
+        return self._identity.name
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def observe(self) -> HostSighting:
+        try:
+            with translated(f"cannot look at {self._connection.uri}"):
+                return self._observe()
+        except UnderstudyError as error:
+            return HostSighting(self.name, self._identity.zone, answers=False, reason=error.message)
+
+    def _observe(self) -> HostSighting:
+        connection = self._connection.get()
+        info = connection.getInfo()
+        with self._changed:
+            rebooted, self._rebooted = self._rebooted, set()
+        machines = {}
+        mine = f"{self._identity.prefix}-"
+        for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+            name = domain.name()
+            owner = self._owner_of(domain) if name.startswith(mine) else None
+            if owner is None:
+                continue
+            power = _power(stats.get("state.state", 0), stats.get("state.reason", 0))
+            seen = MachineSighting(name, owner.member, owner.incarnation, power, domain.UUIDString() in rebooted)
+            machines[name] = seen
+        return HostSighting(
+            name=self.name,
+            zone=self._identity.zone,
+            answers=True,
+            memory_total=int(info[1]) * 2**20,
+            memory_free=int(connection.getFreeMemory()),
+            cpus=int(info[2]),
+            machines=machines,
+        )
+
+    def _owner_of(self, domain: Any) -> Owner | None:
+        """Cached by UUID: every incarnation has its own, and tags are written once."""
+        uuid = domain.UUIDString()
+        if uuid not in self._owners:
+            self._owners[uuid] = find_owner(domain)
+        owner = self._owners[uuid]
+        return owner if owner is not None and owner.installation == self._identity.installation else None
+
+    # ---- images ------------------------------------------------------------------------------------------
+
+    def ensure_image(self, image: Image, file: Path) -> None:
+        name = image_volume(self._identity.prefix, image.digest)
+        if self.volumes.find(f"{name}.verified") is not None and self.volumes.find(name) is not None:
+            return
+        self.volumes.upload_file(name, file, image.digest, mode="0444" if self._is_privileged() else "0600")
+        if not self._is_privileged():
+            # An ordinary user's libvirtd cannot fill a file it may not write: the mode follows the content.
+            Path(self.volumes.path_of(name)).chmod(0o444)
+        self.volumes.refresh()
+        self.volumes.make_filled(f"{name}.verified", b"")
+
+    def remove_image(self, digest: str) -> None:
+        name = image_volume(self._identity.prefix, digest)
+        self.volumes.remove(f"{name}.verified")
+        self.volumes.remove(name)
+
+    def _is_privileged(self) -> bool:
+        return "/session" not in self._connection.uri
+
+    # ---- machines ----------------------------------------------------------------------------------------
+
+    def create_machine(self, blueprint: Blueprint, seed: bytes | None) -> None:
+        with translated(f"cannot create {blueprint.domain!r} on {self._connection.uri}"):
+            found = self._find_domain(blueprint.domain)
+            if found is not None:
+                owner = check_owner(found, self._identity.installation)
+                if owner.incarnation == blueprint.incarnation:
+                    self._start(found)
+                    return
+                self.destroy_machine(blueprint.domain)
+            files = self._make_files(blueprint, seed)
+            if blueprint.nic.network:
+                self._networks.ensure_reservation(blueprint.nic, blueprint.member)
+            xml = render_domain(blueprint, files, self._accelerator())
+            domain = self._connection.get().defineXML(xml)
+            self._start(domain)
+
+    def _make_files(self, blueprint: Blueprint, seed: bytes | None) -> MachineFiles:
+        volumes, domain, body = self.volumes, blueprint.domain, blueprint.incarnation
+        base = image_volume(self._identity.prefix, blueprint.image.digest)
+        return MachineFiles(
+            base=volumes.path_of(base),
+            overlay=volumes.make_overlay(overlay_volume(domain, body), base, blueprint.disk),
+            seed=volumes.make_filled(seed_volume(domain, body), seed) if seed is not None else "",
+            console=volumes.make_filled(console_volume(domain, body), b""),
+        )
+
+    def start_machine(self, domain: str) -> None:
+        with translated(f"cannot start {domain!r} on {self._connection.uri}"):
+            self._start(self._get_ours(domain))
+
+    def _start(self, domain: Any) -> None:
+        try:
+            domain.create()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
+                raise
+
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> None:
+        with translated(f"cannot shut down {domain!r} on {self._connection.uri}"):
+            found = self._get_ours(domain)
+            end = time.monotonic() + deadline
+            ask_at = 0.0
+            while found.isActive():
+                now = time.monotonic()
+                if cancelled():
+                    raise Interrupted(f"shutting down {domain} is no longer wanted")
+                if now >= end:
+                    self._force_off(found)
+                elif now >= ask_at:
+                    ask_at = now + _ASK_AGAIN
+                    with contextlib.suppress(libvirt.libvirtError):
+                        found.shutdown()
+                with self._changed:
+                    # A lifecycle event ends the wait; the bound is only there for an event that was lost.
+                    self._changed.wait_for(lambda: not found.isActive(), timeout=0.5)
+
+    def destroy_machine(self, domain: str) -> None:
+        with translated(f"cannot remove {domain!r} on {self._connection.uri}"):
+            found = self._find_domain(domain)
+            if found is not None:
+                owner = check_owner(found, self._identity.installation)
+                self._force_off(found)
+                with contextlib.suppress(libvirt.libvirtError):
+                    found.undefineFlags(_UNDEFINE)
+                if self._find_domain(domain) is not None:
+                    found.undefine()
+                self._networks.remove_reservations(owner.member)
+            self.volumes.remove_all_of(domain)
+
+    def _force_off(self, domain: Any) -> None:
+        try:
+            domain.destroy()
+        except libvirt.libvirtError as error:
+            gone = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
+            if error.get_error_code() not in gone:
+                raise
+
+    def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
+        raw = self.volumes.read_tail(console_volume(domain, incarnation), size)
+        return printable(raw.decode("utf-8", "replace"))
+
+    def describe_network(self, name: str) -> Subnet:
+        return self._networks.describe(name)
+
+    def open_console(self, domain: str) -> Any:
+        """A libvirt stream connected to the serial console; the caller reads, writes and finishes it."""
+        with translated(f"cannot open the console of {domain!r}"):
+            stream = self._connection.get().newStream(0)
+            self._get_ours(domain).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+            return stream
+
+    def _find_domain(self, name: str) -> Any | None:
+        try:
+            return self._connection.get().lookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+
+    def _get_ours(self, name: str) -> Any:
+        domain = self._connection.get().lookupByName(name)
+        check_owner(domain, self._identity.installation)
+        return domain
+
+    # ---- events ------------------------------------------------------------------------------------------
+
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        self._listeners.append(on_change)
+        with contextlib.suppress(HostUnreachable):
+            self._connection.get()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _on_event(self, domain: Any, what: str) -> None:
+        with self._changed:
+            if what == "reboot":
+                self._rebooted.add(domain.UUIDString())
+            self._changed.notify_all()
+        self._on_lost()
+
+    def _on_lost(self) -> None:
+        for listener in self._listeners:
+            listener()
+
+
+def _power(state: int, reason: int) -> Power:
+    if state in (libvirt.VIR_DOMAIN_CRASHED,):
+        return Power.CRASHED
+    if state == libvirt.VIR_DOMAIN_SHUTOFF:
+        return Power.CRASHED if reason in _OFF_BY_FAULT else Power.STOPPED
+    return Power.RUNNING
+
+
+def printable(text: str) -> str:
+    """Console output made harmless: no escape sequences, no control characters but line ends."""
+    kept = (char if char.isprintable() or char == "\n" else "" for char in text.replace("\r\n", "\n"))
+    return "".join(kept).strip()

@@ -1,0 +1,187 @@
+"""The storage pool of one host and the volumes in it. Filled by stream: a local and a remote host are one path."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.errors import translated
+from orchestrator.errors import Conflict, HostError
+from orchestrator.render.volumes import render_overlay, render_pool, render_volume
+
+_CHUNK = 256 * 1024
+
+
+class Volumes:
+    """Makes, fills, reads and removes volumes by name."""
+
+    def __init__(self, connection: LibvirtConnection, pool: str, path: Path) -> None:
+        self._connection = connection
+        self._pool_name = pool
+        self._path = path
+
+    def ensure_pool(self) -> Any:
+        """The running pool, defined if need be. Raises Conflict if its name belongs to another directory."""
+        connection = self._connection.get()
+        with translated(f"cannot use storage pool {self._pool_name!r} on {self._connection.uri}"):
+            try:
+                pool = connection.storagePoolLookupByName(self._pool_name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+                    raise
+                pool = self._define(connection)
+            if f"<path>{self._path}</path>" not in pool.XMLDesc():
+                raise Conflict(
+                    f"storage pool {self._pool_name!r} on {self._connection.uri} is not at {self._path}",
+                    "another installation uses this name: set another 'prefix' in config.toml",
+                )
+            if not pool.isActive():
+                pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+            return pool
+
+    def _define(self, connection: Any) -> Any:
+        try:
+            return connection.storagePoolDefineXML(render_pool(self._pool_name, str(self._path)))
+        except libvirt.libvirtError:
+            # Another worker defined it between the look and the definition.
+            return connection.storagePoolLookupByName(self._pool_name)
+
+    def remove_pool(self) -> None:
+        """Undefine the pool and remove its directory if it is empty. Absent is success."""
+        with translated(f"cannot remove storage pool {self._pool_name!r}"):
+            try:
+                pool = self._connection.get().storagePoolLookupByName(self._pool_name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_POOL:
+                    return
+                raise
+            if f"<path>{self._path}</path>" not in pool.XMLDesc():
+                return
+            if pool.isActive():
+                pool.destroy()
+            with contextlib.suppress(libvirt.libvirtError):
+                pool.delete()
+            pool.undefine()
+
+    def find(self, name: str) -> Any | None:
+        pool = self.ensure_pool()
+        with translated(f"cannot look up volume {name!r}"):
+            try:
+                return pool.storageVolLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+                    return None
+                raise
+
+    def list_names(self) -> list[str]:
+        with translated("cannot list volumes"):
+            return sorted(volume.name() for volume in self.ensure_pool().listAllVolumes())
+
+    def path_of(self, name: str) -> str:
+        """Raises HostError if there is no such volume."""
+        volume = self.find(name)
+        if volume is None:
+            raise HostError(f"volume {name!r} is missing on {self._connection.uri}")
+        return str(volume.path())
+
+    def make_overlay(self, name: str, base: str, size: int | None) -> str:
+        """A fresh qcow2 overlay over volume `base`; its path. `size` None: the base's virtual size, in bytes."""
+        self.remove(name)
+        volume = self.find(base)
+        if volume is None:
+            raise HostError(f"image volume {base!r} is missing on {self._connection.uri}")
+        with translated(f"cannot make overlay {name!r}"):
+            capacity = size if size is not None else int(volume.info()[1])
+            made = self.ensure_pool().createXML(render_overlay(name, capacity, volume.path()))
+            return str(made.path())
+
+    def make_filled(self, name: str, content: bytes, mode: str = "0600") -> str:
+        """A fresh raw volume with that content; its path."""
+        self.remove(name)
+        with translated(f"cannot write volume {name!r}"):
+            volume = self.ensure_pool().createXML(render_volume(name, len(content), "raw", mode))
+            if content:
+                self._send(volume, content)
+            return str(volume.path())
+
+    def upload_file(self, name: str, file: Path, sha256: str, mode: str) -> None:
+        """A fresh volume with the file's content, hashed on its way. Raises HostError if the hash differs."""
+        self.remove(name)
+        size = file.stat().st_size
+        digest = hashlib.sha256()
+        with translated(f"cannot upload {file} to {self._connection.uri}"), file.open("rb") as source:
+            volume = self.ensure_pool().createXML(render_volume(name, size, "raw", mode))
+            stream = self._connection.get().newStream(0)
+            volume.upload(stream, 0, size, 0)
+            try:
+                while chunk := source.read(_CHUNK):
+                    digest.update(chunk)
+                    _send_all(stream, chunk)
+                stream.finish()
+            except BaseException:
+                with contextlib.suppress(libvirt.libvirtError):
+                    stream.abort()
+                self.remove(name)
+                raise
+        if digest.hexdigest() != sha256:
+            self.remove(name)
+            raise HostError(f"{file} is not what was imported: its sha256 is {digest.hexdigest()}, not {sha256}")
+
+    def read_tail(self, name: str, size: int) -> bytes:
+        """The last `size` bytes of a raw volume; empty if there is none."""
+        volume = self.find(name)
+        if volume is None:
+            return b""
+        with translated(f"cannot read volume {name!r}"):
+            stream = self._connection.get().newStream(0)
+            volume.download(stream, 0, 0, 0)
+            tail = bytearray()
+            while chunk := stream.recv(_CHUNK):
+                tail += chunk
+                del tail[:-size]
+            stream.finish()
+        return bytes(tail)
+
+    def remove(self, name: str) -> None:
+        """Absent is success."""
+        volume = self.find(name)
+        if volume is None:
+            return
+        with translated(f"cannot remove volume {name!r}"):
+            try:
+                volume.delete(0)
+            except libvirt.libvirtError as error:
+                # Also success: the file behind it is gone already.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL and Path(volume.path()).exists():
+                    raise
+                self.refresh()
+
+    def remove_all_of(self, domain: str) -> None:
+        """Every volume named after the domain, and the console logs that virtlogd rolled over."""
+        self.refresh()
+        for name in self.list_names():
+            if name.startswith(f"{domain}."):
+                self.remove(name)
+
+    def refresh(self) -> None:
+        """Let libvirt see what appeared in the directory. Busy volumes make it refuse; the next time will do."""
+        with contextlib.suppress(libvirt.libvirtError):
+            self.ensure_pool().refresh()
+
+    def _send(self, volume: Any, content: bytes) -> None:
+        stream = self._connection.get().newStream(0)
+        volume.upload(stream, 0, len(content), 0)
+        _send_all(stream, content)
+        stream.finish()
+
+
+def _send_all(stream: Any, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        sent = stream.send(bytes(view[:_CHUNK]))
+        view = view[sent:]

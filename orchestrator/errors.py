@@ -1,0 +1,97 @@
+"""Every error that reaches an operator.
+
+UnderstudyError             something the operator asked for could not be done
+├── SpecError               a file or a value is wrong; nothing was touched (exit 2)
+├── NotFound                a named thing does not exist (exit 2)
+├── Conflict                the wish collides with what is there (exit 2)
+├── HostError               a host or its libvirt refused or failed
+│   ├── HostUnreachable     the host does not answer: what is on it is unknown, not absent
+│   └── HostFull            no room (disk, memory) for what was asked
+├── ImageRefused            the file is not an image we accept
+├── ImageBuildFailed        a recipe did not produce an image
+├── BalancerError           HAProxy is missing, died or refused its configuration
+├── GuestError              the guest could not be reached or a step in it failed
+│   ├── SetupFailed         the unattended setup reported an error
+│   └── NeverReady          the services did not answer in time
+├── StoreError              the store cannot be read or written
+├── Interrupted             work was cancelled because it is no longer wanted (never shown)
+└── TimedOut                the world did not match the wish in time (exit 3)
+
+`fix` is the second line: what the operator can type or change.
+"""
+
+from __future__ import annotations
+
+
+class UnderstudyError(Exception):
+    """A failure with a message in the operator's words and, where there is one, its fix."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  ({self.fix})" if self.fix else self.message
+
+
+class SpecError(UnderstudyError):
+    exit_code = 2
+
+
+class NotFound(UnderstudyError):
+    exit_code = 2
+
+
+class Conflict(UnderstudyError):
+    exit_code = 2
+
+
+class HostError(UnderstudyError):
+    pass
+
+
+class HostUnreachable(HostError):
+    pass
+
+
+class HostFull(HostError):
+    pass
+
+
+class ImageRefused(UnderstudyError):
+    exit_code = 2
+
+
+class ImageBuildFailed(UnderstudyError):
+    pass
+
+
+class BalancerError(UnderstudyError):
+    pass
+
+
+class GuestError(UnderstudyError):
+    pass
+
+
+class SetupFailed(GuestError):
+    pass
+
+
+class NeverReady(GuestError):
+    pass
+
+
+class StoreError(UnderstudyError):
+    pass
+
+
+class Interrupted(UnderstudyError):
+    pass
+
+
+class TimedOut(UnderstudyError):
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Plain values: what the operator declares, what is recorded, what is seen, what is to be done."""

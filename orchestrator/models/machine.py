@@ -1,0 +1,50 @@
+"""One machine, described completely before anything is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.models.members import Image
+
+
+@dataclass(frozen=True)
+class Nic:
+    """How a machine reaches the world.
+
+    User mode: `network` is empty and `forwards` maps (host address, host port) to guest ports.
+    Network mode: `network` names the libvirt network, `address` is reserved on it.
+    """
+
+    mac: str
+    address: str
+    network: str = ""
+    forwards: tuple[tuple[int, int], ...] = ()  # (host port on `address`, guest port)
+    outbound: bool = False
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything that makes one machine. Sizes are bytes; `disk` None keeps the image's virtual size."""
+
+    domain: str
+    uuid: str
+    member: str
+    set_name: str
+    installation: str
+    incarnation: int
+    model: str
+    vcpus: int
+    memory: int
+    disk: int | None
+    image: Image
+    nic: Nic
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """An IPv4 network guests sit on: `cidr` such as 192.168.122.0/24; `reserved` addresses are not ours to give."""
+
+    cidr: str
+    gateway: str
+    nameservers: tuple[str, ...] = ()
+    reserved: tuple[str, ...] = ()

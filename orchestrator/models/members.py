@@ -1,0 +1,126 @@
+"""What the store records: images, scale sets and their members."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.models.spec import ScaleSetSpec
+
+
+class Role(str, Enum):
+    """Inside the set, or in its reserve."""
+
+    INSTANCE = "instance"
+    STANDBY = "standby"
+
+
+class Phase(str, Enum):
+    """Where a member is in its life; the table in `lifecycle` says what happens next."""
+
+    CREATING = "creating"  # disks, seed and domain are being made
+    PROVISIONING = "provisioning"  # first boot: setup, steps, readiness
+    READY = "ready"  # services answer; about to enter rotation or to be parked
+    PARKING = "parking"  # on the way to the pool's declared power state
+    STANDBY = "standby"  # in the pool, claimable
+    STARTING = "starting"  # machine exists; being started, services not yet seen
+    IN_SERVICE = "in_service"  # in rotation
+    DRAINING = "draining"  # leaving rotation before something happens to the machine
+    DELETING = "deleting"  # machine, disks and address are being given back
+    FAILED = "failed"  # could not be created; its machine is gone; tried again later
+
+
+class Request(str, Enum):
+    """What the operator (or scale-in) wants done to one member, kept until it is done."""
+
+    REIMAGE = "reimage"
+    RESTART = "restart"
+    REMOVE = "remove"
+
+
+class PoolState(str, Enum):
+    """The power state in which ready pool members are parked."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An immutable base disk. `size` and `virtual_size` are bytes; `digest` is sha256 hex of the qcow2 file."""
+
+    name: str
+    version: int
+    digest: str
+    size: int
+    virtual_size: int
+    created_at: float
+    source: str
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One instance or pool member. Times are seconds since the epoch."""
+
+    name: str
+    set_name: str
+    role: Role
+    phase: Phase
+    host: str
+    zone: str
+    address: str
+    mac: str
+    incarnation: int
+    model: str
+    image_digest: str
+    request: Request | None
+    reason: str
+    failures: int
+    created_at: float
+    phase_since: float
+
+    @property
+    def is_leaving(self) -> bool:
+        """True once the member no longer counts toward any size."""
+        return self.phase is Phase.DELETING or self.request is Request.REMOVE
+
+
+@dataclass(frozen=True)
+class ScaleSet:
+    """A declared set: its spec, its current model and whether it is being taken away.
+
+    `generation` grows with every wish; the controller answers with `settled_generation` once a look at the
+    world found nothing more to do for it, and with `stuck` while only waiting could help.
+    """
+
+    spec: ScaleSetSpec
+    model: str
+    image: Image
+    generation: int
+    settled_generation: int
+    deleting: bool
+    stuck: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def standby_target(self) -> int:
+        """Pool size: max(min_ready, max_ready - instances), 0 without a pool or while being deleted (row B7)."""
+        pool = self.spec.standby
+        if pool is None or self.deleting:
+            return 0
+        return max(pool.min_ready, pool.max_ready - self.spec.instances)
+
+    @property
+    def wanted_instances(self) -> int:
+        return 0 if self.deleting else self.spec.instances
+
+    @property
+    def pool_state(self) -> PoolState:
+        return PoolState(self.spec.standby.state) if self.spec.standby else PoolState.STOPPED

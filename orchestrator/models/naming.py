@@ -1,0 +1,58 @@
+"""Names derived from names: whatever a crash leaves behind is found again by them."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+
+def domain_name(prefix: str, member: str) -> str:
+    """libvirt domain of a member; the same for every incarnation."""
+    return f"{prefix}-{member}"
+
+
+def overlay_volume(domain: str, incarnation: int) -> str:
+    return f"{domain}.{incarnation}.qcow2"
+
+
+def seed_volume(domain: str, incarnation: int) -> str:
+    return f"{domain}.{incarnation}.seed.iso"
+
+
+def console_volume(domain: str, incarnation: int) -> str:
+    return f"{domain}.{incarnation}.console.log"
+
+
+def image_volume(prefix: str, digest: str) -> str:
+    """Base disk of a host, named by content."""
+    return f"{prefix}-image-{digest}.qcow2"
+
+
+def machine_uuid(installation: str, member: str, incarnation: int) -> str:
+    """UUID of one incarnation: stable across retries, different for every new body."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"understudy:{installation}/{member}/{incarnation}"))
+
+
+def machine_mac(installation: str, member: str) -> str:
+    """A MAC address in QEMU's 52:54:00 block, derived from the member."""
+    tail = hashlib.sha256(f"{installation}/{member}".encode()).digest()[:3]
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
+
+
+def backend_name(set_name: str, endpoint: str) -> str:
+    """HAProxy backend of an endpoint. Dots separate, because neither name may hold one."""
+    return f"{set_name}.{endpoint}"
+
+
+LOOPBACK_SHIFT = 20_000
+
+
+def reachable_port(address: str, guest_port: int) -> int:
+    """The port at which a guest's port is reached on its member's address.
+
+    On a network that is the port itself. In user mode (a loopback address) QEMU, which has no right to
+    privileged ports, forwards those below 1024 from 20000 + port.
+    """
+    if address.startswith("127.") and guest_port < 1024:
+        return LOOPBACK_SHIFT + guest_port
+    return guest_port

@@ -1,0 +1,211 @@
+"""The scale set as its operator declares it. Frozen, validated, with exact JSON round trip.
+
+Sizes are bytes, durations seconds once loaded; both are written back with their units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from orchestrator.models.units import Duration, Size
+
+SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
+PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
+ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,8})?$")]
+Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
+GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$")]
+MIB = 2**20
+
+SSH_PORT = 22
+# Keys of cloud-config through which the operator would lock the product out of its own guest.
+RESERVED_USER_DATA = ("ssh_keys", "disable_root", "ssh_deletekeys")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MachineSpec(_Part):
+    """Shape of one machine. `disk` is the virtual size of the ephemeral overlay."""
+
+    vcpus: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
+    memory: Annotated[Size, Field(ge=32 * MIB)] = 512 * MIB
+    disk: Size | None = None
+    firmware: Literal["bios"] = "bios"
+
+
+class UploadSource(_Part):
+    """`from`: file or directory beside the scale set file; `digest` is filled in when it is packed."""
+
+    source: str = Field(alias="from", min_length=1)
+    to: GuestPath
+    digest: str | None = None
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Step(_Part):
+    """One provisioning step over SSH: exactly one of `upload` and `run`."""
+
+    upload: UploadSource | None = None
+    run: Annotated[str, StringConstraints(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Step:
+        if (self.upload is None) == (self.run is None):
+            raise ValueError("a step needs exactly one of 'upload' and 'run'")
+        return self
+
+
+class SetupSpec(_Part):
+    """How a machine is set up on first boot."""
+
+    answer_file: Literal["cloud-init", "none"] = "cloud-init"
+    user_data: dict[str, Any] | str | None = None
+    user_data_file: str | None = None
+    timeout: Annotated[Duration, Field(gt=0)] = 600.0
+    steps: tuple[Step, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SetupSpec:
+        if self.user_data is not None and self.user_data_file is not None:
+            raise ValueError("give 'user_data' or 'user_data_file', not both")
+        if isinstance(self.user_data, str) and not self.user_data.startswith(("#!", "#cloud-config")):
+            raise ValueError("'user_data' as text must begin with '#!' or '#cloud-config'")
+        if isinstance(self.user_data, dict):
+            taken = sorted(set(RESERVED_USER_DATA) & set(self.user_data))
+            if taken:
+                raise ValueError(f"'user_data' may not set {taken[0]!r}: Understudy needs it to reach the guest")
+        if self.answer_file == "none" and (self.user_data or self.user_data_file or self.steps):
+            raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
+        return self
+
+
+class HttpProbe(_Part):
+    port: Port
+    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$")] = "/"
+    status: Annotated[int, Field(ge=100, le=599, strict=True)] = 200
+
+
+class TcpProbe(_Part):
+    port: Port
+
+
+class Probe(_Part):
+    """A service that must answer: exactly one of `http`, `tcp` and `command` (run in the guest over SSH)."""
+
+    http: HttpProbe | None = None
+    tcp: TcpProbe | None = None
+    command: Annotated[str, StringConstraints(min_length=1)] | None = None
+    interval: Annotated[Duration, Field(gt=0)] = 1.0
+    failures: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Probe:
+        if sum(kind is not None for kind in (self.http, self.tcp, self.command)) != 1:
+            raise ValueError("a readiness probe needs exactly one of 'http', 'tcp' and 'command'")
+        return self
+
+    @property
+    def port(self) -> int | None:
+        """The guest port probed from outside; None for a command."""
+        if self.http is not None:
+            return self.http.port
+        return self.tcp.port if self.tcp is not None else None
+
+
+class Endpoint(_Part):
+    """One listening port of the virtual IP (`address:listen`) and the guest port behind it."""
+
+    name: PartName
+    protocol: Literal["http", "tcp"] = "http"
+    address: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$")] = "127.0.0.1"
+    listen: Port
+    port: Port
+
+    @model_validator(mode="after")
+    def _real_address(self) -> Endpoint:
+        if any(int(byte) > 255 for byte in self.address.split(".")):
+            raise ValueError(f"{self.address!r} is not an IPv4 address")
+        return self
+
+
+class StandbySpec(_Part):
+    """The standby pool: target size is max(min_ready, max_ready - instances)."""
+
+    state: Literal["running", "stopped"] = "stopped"
+    max_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)]
+    min_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StandbySpec:
+        if self.min_ready > self.max_ready:
+            raise ValueError(f"'min_ready' ({self.min_ready}) is above 'max_ready' ({self.max_ready})")
+        return self
+
+
+class ScaleInSpec(_Part):
+    policy: Literal["balanced", "newest", "oldest"] = "balanced"
+    drain_timeout: Annotated[Duration, Field(ge=0)] = 30.0
+
+
+class ScaleSetSpec(_Part):
+    """One document of a scale set file."""
+
+    kind: Literal["ScaleSet"] = "ScaleSet"
+    name: SetName
+    image: ImageRef
+    instances: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 1
+    machine: MachineSpec = MachineSpec()
+    setup: SetupSpec = SetupSpec()
+    readiness: tuple[Probe, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+    standby: StandbySpec | None = None
+    scale_in: ScaleInSpec = ScaleInSpec()
+
+    @model_validator(mode="after")
+    def _names_and_ports(self) -> ScaleSetSpec:
+        names = [endpoint.name for endpoint in self.endpoints]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two endpoints are named {_first_double(names)!r}")
+        sockets = [f"{endpoint.address}:{endpoint.listen}" for endpoint in self.endpoints]
+        if len(set(sockets)) < len(sockets):
+            raise ValueError(f"two endpoints listen on {_first_double(sockets)}")
+        if self.setup.answer_file == "none" and any(probe.command for probe in self.readiness):
+            raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
+        return self
+
+    def guest_ports(self) -> tuple[int, ...]:
+        """Every guest port that must be reachable from the host, sorted."""
+        ports = {endpoint.port for endpoint in self.endpoints}
+        ports |= {probe.port for probe in self.readiness if probe.port is not None}
+        if self.setup.answer_file == "cloud-init":
+            ports.add(SSH_PORT)
+        return tuple(sorted(ports))
+
+    def to_json(self) -> str:
+        """Canonical JSON, read back by `ScaleSetSpec.model_validate_json`."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
+
+
+def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
+    """16 hex digits over everything that shapes a machine: image, machine, setup, guest ports.
+
+    Two specs with the same digest make interchangeable machines; counts, pool, policies, endpoints' outer
+    side and readiness do not belong to it.
+    """
+    shape = {
+        "image": image_digest,
+        "machine": spec.machine.model_dump(mode="json"),
+        "setup": spec.setup.model_dump(mode="json", by_alias=True, exclude={"timeout": True}),
+        "ports": spec.guest_ports(),
+    }
+    return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _first_double(values: list[str]) -> str:
+    return next(value for index, value in enumerate(values) if value in values[:index])

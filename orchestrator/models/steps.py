@@ -1,0 +1,127 @@
+"""Steps of a plan. Each carries one English reason: the log line, the event and the dry run's output.
+
+*Records* change the store only. *Effects* change the world and are idempotent; the phase in the store says
+which one is due, so a crash between an effect and its record costs a repetition, never a loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.members import Member, Phase, Role
+
+
+class EffectKind(str, Enum):
+    CREATE = "create"  # overlay, seed, domain, started
+    PROVISION = "provision"  # setup result, steps, readiness
+    START = "start"  # the domain is started
+    AWAIT = "await"  # readiness of a machine set up before
+    SHUT_DOWN = "shut_down"  # clean, by force after a deadline
+    DESTROY = "destroy"  # domain, disks, seed, console log
+
+
+@dataclass(frozen=True)
+class Admit:
+    """Record a new member; its name, address and MAC are allotted with the record."""
+
+    set_name: str
+    role: Role
+    host: str
+    zone: str
+    reason: str
+    event: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Move a pool member into the set."""
+
+    member: Member
+    phase: Phase
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Record a member's next phase. `new_body` starts a new incarnation; `answered` clears its request."""
+
+    member: Member
+    phase: Phase
+    reason: str
+    new_body: bool = False
+    answered: bool = False
+
+
+@dataclass(frozen=True)
+class Retire:
+    """Record that a member is to go (scale-in, pool too large, model too old)."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Record that a set's wish is met, or that only waiting can help (`stuck` says why)."""
+
+    set_name: str
+    generation: int
+    stuck: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ForgetSet:
+    """Remove the record of a deleted set that has no members left."""
+
+    set_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Work on one member's machine."""
+
+    kind: EffectKind
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """Stop the work under way on a member, because it is no longer wanted or cannot succeed."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True)
+class RemoveLeak:
+    """Remove a machine of ours that no record names, seen for the second time."""
+
+    host: str
+    domain: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ConvergeBalancer:
+    """Make the running load balancer and its file equal to `config`."""
+
+    config: BalancerConfig
+    reason: str
+
+
+RecordStep = Admit | Claim | Advance | Retire | Settle | ForgetSet
+Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in order of urgency; `wake_at` (epoch seconds) is when a look is due without any event."""
+
+    steps: tuple[Step, ...]
+    wake_at: float | None = None
+    suspects: frozenset[tuple[str, str]] = frozenset()

@@ -1,0 +1,72 @@
+"""Sizes and durations as operators write them: `512MiB`, `10min`.
+
+A bare number is refused: it says nothing about its unit, and the wrong guess is a factor of 1024 or 60.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_SIZE_FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_DURATION_FACTORS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
+
+
+def parse_size(value: object) -> int:
+    """`"512MiB"` -> bytes. Raises ValueError naming the accepted units."""
+    number, unit = _split(value, _SIZE_FACTORS, "512MiB")
+    size = number * _SIZE_FACTORS[unit]
+    if size != int(size):
+        raise ValueError(f"{value!r} is not a whole number of bytes")
+    return int(size)
+
+
+def format_size(size: int) -> str:
+    """Bytes -> the shortest exact form that `parse_size` reads back."""
+    for unit in reversed(_SIZE_FACTORS):
+        if size and size % _SIZE_FACTORS[unit] == 0:
+            return f"{size // _SIZE_FACTORS[unit]}{unit}"
+    return f"{size}B"
+
+
+def parse_duration(value: object) -> float:
+    """`"10min"` -> seconds. Raises ValueError naming the accepted units."""
+    number, unit = _split(value, _DURATION_FACTORS, "10min")
+    return number * _DURATION_FACTORS[unit]
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds -> the largest unit that divides them, as `parse_duration` reads it back."""
+    if seconds < 1 or seconds != int(seconds):
+        return f"{round(seconds * 1000)}ms"
+    for unit in ("d", "h", "min"):
+        if seconds % _DURATION_FACTORS[unit] == 0:
+            return f"{int(seconds // _DURATION_FACTORS[unit])}{unit}"
+    return f"{int(seconds)}s"
+
+
+def _split(value: object, factors: dict[str, int] | dict[str, float], example: str) -> tuple[float, str]:
+    units = ", ".join(factors)
+    match = _QUANTITY.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} needs a number and a unit ({units}), for example {example}")
+    if match[2] not in factors:
+        raise ValueError(f"{value!r} has the unknown unit {match[2]!r} (known: {units})")
+    return float(match[1]), match[2]
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    PlainSerializer(format_size, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*(B|KiB|MiB|GiB|TiB)$"}),
+]
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*(ms|s|min|h|d)$"}),
+]

@@ -1,0 +1,217 @@
+"""The next step of one member: the table's action, turned into a step with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.lifecycle.table import ANSWER, CARRIES_TRAFFIC, TABLE, UNFINISHED, Action
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.naming import backend_name
+from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation
+from orchestrator.models.steps import Advance, Effect, EffectKind, Step
+from orchestrator.planner.backoff import RetryLimits, retry_at
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """Steps for one member, or what it waits for; `is_stuck`: only time, the operator or the host can help."""
+
+    steps: tuple[Step, ...] = ()
+    waiting: str = ""
+    until: float | None = None
+    is_stuck: bool = False
+
+
+@dataclass(frozen=True)
+class _View:
+    member: Member
+    wanted: ScaleSet
+    sighting: MachineSighting
+    balancer: BalancerSighting
+    now: float
+    limits: RetryLimits
+
+
+def plan_member(
+    member: Member,
+    wanted: ScaleSet,
+    sighting: MachineSighting,
+    balancer: BalancerSighting,
+    now: float,
+    limits: RetryLimits,
+) -> MemberPlan:
+    """What to do next about one member on which no work is under way."""
+    if sighting.power is Power.UNKNOWN:
+        return MemberPlan(waiting=f"host {member.host} of {member.name} does not answer", is_stuck=True)
+    view = _View(member, wanted, sighting, balancer, now, limits)
+    if member.request is not None and member.phase not in (Phase.DRAINING, Phase.DELETING):
+        return _begin_request(view, member.request)
+    if member.phase in UNFINISHED and member.model != wanted.model:
+        return _advance(view, Phase.CREATING, f"the model changed before {member.name} was done", new_body=True)
+    return _ACTIONS[TABLE[member.phase][sighting.power]](view)
+
+
+def _begin_request(view: _View, request: Request) -> MemberPlan:
+    member = view.member
+    if member.phase in CARRIES_TRAFFIC and view.sighting.power is Power.RUNNING:
+        return _advance(view, Phase.DRAINING, f"draining {member.name}: {request.value} was asked for")
+    return _answer(view, request)
+
+
+def _answer(view: _View, request: Request) -> MemberPlan:
+    member = view.member
+    if request is Request.RESTART:
+        if view.sighting.power is Power.RUNNING:
+            return _effect(view, EffectKind.SHUT_DOWN, f"restarting {member.name}")
+        step = Advance(member, Phase.STARTING, f"restarting {member.name}", answered=True)
+        return MemberPlan((step,))
+    reimage = request is Request.REIMAGE
+    verb = "reimaging" if reimage else "removing"
+    reason = f"{verb} {member.name}: {member.reason}" if member.reason else f"{verb} {member.name}"
+    step = Advance(member, ANSWER[request], reason, new_body=reimage, answered=reimage)
+    return MemberPlan((step,))
+
+
+def _advance(view: _View, phase: Phase, reason: str, new_body: bool = False) -> MemberPlan:
+    return MemberPlan((Advance(view.member, phase, reason, new_body=new_body),))
+
+
+def _effect(view: _View, kind: EffectKind, reason: str) -> MemberPlan:
+    return MemberPlan((Effect(kind, view.member, reason),))
+
+
+def _create(view: _View) -> MemberPlan:
+    member = view.member
+    return _effect(view, EffectKind.CREATE, f"creating machine {member.incarnation} of {member.name}")
+
+
+def _provision(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.PROVISION, f"setting up {view.member.name}")
+
+
+def _fail(view: _View) -> MemberPlan:
+    power = view.sighting.power.value
+    return _advance(view, Phase.FAILED, f"machine of {view.member.name} is {power} before its setup ended")
+
+
+def _settle_in(view: _View) -> MemberPlan:
+    member = view.member
+    if member.role is Role.STANDBY:
+        if view.wanted.pool_state is PoolState.STOPPED:
+            return _advance(view, Phase.PARKING, f"{member.name} is ready; parking it stopped")
+        return _advance(view, Phase.STANDBY, f"{member.name} is ready, standing by running")
+    for endpoint in view.wanted.spec.endpoints:
+        server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
+        if server is None or server.state is not Rotation.READY:
+            trouble = view.balancer.trouble
+            return MemberPlan(waiting=trouble or f"{member.name} enters rotation", is_stuck=bool(trouble))
+    return _advance(view, Phase.IN_SERVICE, f"{member.name} is in service")
+
+
+def _start(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.START, f"starting {view.member.name}")
+
+
+def _await(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.AWAIT, f"waiting for the services of {view.member.name}")
+
+
+def _park(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.SHUT_DOWN, f"stopping {view.member.name} for the pool")
+
+
+def _rest(view: _View) -> MemberPlan:
+    return _advance(view, Phase.STANDBY, f"{view.member.name} stands by stopped")
+
+
+def _keep(view: _View) -> MemberPlan:
+    name, running = view.member.name, view.sighting.power is Power.RUNNING
+    if view.wanted.pool_state is PoolState.STOPPED and running:
+        return _advance(view, Phase.PARKING, f"{name} runs, but the pool is kept stopped")
+    if view.wanted.pool_state is PoolState.RUNNING and not running:
+        return _advance(view, Phase.STARTING, f"{name} is off, but the pool is kept running")
+    return MemberPlan()
+
+
+def _watch(view: _View) -> MemberPlan:
+    if view.sighting.rebooted:
+        return _advance(view, Phase.STARTING, f"the guest of {view.member.name} restarts by itself")
+    return MemberPlan()
+
+
+def _heal(view: _View) -> MemberPlan:
+    power = view.sighting.power.value
+    return _advance(view, Phase.STARTING, f"machine of {view.member.name} is {power}; starting it again")
+
+
+def _rebuild(view: _View) -> MemberPlan:
+    reason = f"machine of {view.member.name} is {view.sighting.power.value}; making a new one from the image"
+    return _advance(view, Phase.CREATING, reason, new_body=True)
+
+
+def _drain(view: _View) -> MemberPlan:
+    member = view.member
+    sessions = 0
+    for endpoint in view.wanted.spec.endpoints:
+        server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
+        if server is not None and server.state is Rotation.READY:
+            trouble = view.balancer.trouble
+            return MemberPlan(waiting=trouble or f"{member.name} leaves rotation", is_stuck=bool(trouble))
+        sessions += server.sessions if server is not None else 0
+    deadline = member.phase_since + view.wanted.spec.scale_in.drain_timeout
+    if sessions == 0 or view.now >= deadline:
+        return _continue(view)
+    # HAProxy reports no end of sessions by itself: look again soon, at the latest at the deadline.
+    return MemberPlan(
+        waiting=f"{member.name} drains {sessions} sessions", until=min(deadline, view.now + DRAIN_LOOK)
+    )
+
+
+DRAIN_LOOK = 0.05
+
+
+def _continue(view: _View) -> MemberPlan:
+    request = view.member.request
+    if request is None:
+        return _advance(view, Phase.STARTING, f"{view.member.name} returns to service")
+    return _answer(view, request)
+
+
+def _destroy(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.DESTROY, f"removing the machine of {view.member.name}")
+
+
+def _clean(view: _View) -> MemberPlan:
+    return _effect(view, EffectKind.DESTROY, f"removing the failed machine of {view.member.name}")
+
+
+def _retry(view: _View) -> MemberPlan:
+    member = view.member
+    due = retry_at(member, view.limits)
+    if view.now < due:
+        return MemberPlan(waiting=f"{member.name} failed: {member.reason}", until=due, is_stuck=True)
+    return _advance(
+        view, Phase.CREATING, f"trying {member.name} again, failures: {member.failures}", new_body=True
+    )
+
+
+_ACTIONS: dict[Action, Callable[[_View], MemberPlan]] = {
+    Action.CREATE: _create,
+    Action.PROVISION: _provision,
+    Action.FAIL: _fail,
+    Action.SETTLE_IN: _settle_in,
+    Action.START: _start,
+    Action.AWAIT: _await,
+    Action.PARK: _park,
+    Action.REST: _rest,
+    Action.KEEP: _keep,
+    Action.WATCH: _watch,
+    Action.HEAL: _heal,
+    Action.REBUILD: _rebuild,
+    Action.DRAIN: _drain,
+    Action.CONTINUE: _continue,
+    Action.DESTROY: _destroy,
+    Action.CLEAN: _clean,
+    Action.RETRY: _retry,
+}

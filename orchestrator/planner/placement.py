@@ -1,0 +1,53 @@
+"""Which host takes the next machine. Committed memory never exceeds what the host has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.models.sightings import HostSighting, Observed
+from orchestrator.planner.world import Desired
+
+
+@dataclass
+class Placement:
+    """A ledger of committed memory (bytes) and member counts, updated as places are taken during one plan."""
+
+    hosts: dict[str, HostSighting]
+    memory_ratio: float
+    committed: dict[str, int] = field(default_factory=dict)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)  # (set, host) -> members
+
+    @classmethod
+    def of(cls, desired: Desired, observed: Observed) -> Placement:
+        ledger = cls(dict(observed.hosts), desired.limits.memory_ratio)
+        memory = {wanted.name: wanted.spec.machine.memory for wanted in desired.sets}
+        for member in desired.members:
+            ledger._book(member.set_name, member.host, memory.get(member.set_name, 0))
+        return ledger
+
+    def take(self, set_name: str, memory: int) -> HostSighting | None:
+        """The host with the fewest members of the set, then the most room; None where nothing fits."""
+        fitting = [host for host in self.hosts.values() if host.answers and self._room(host) >= memory]
+        if not fitting:
+            return None
+        best = min(fitting, key=lambda host: (self._count(set_name, host), -self._room(host), host.name))
+        self._book(set_name, best.name, memory)
+        return best
+
+    def why_full(self, memory: int) -> str:
+        """One sentence on why `take` found no host."""
+        answering = [host for host in self.hosts.values() if host.answers]
+        if not answering:
+            return "no host answers"
+        room = max(self._room(host) for host in answering) // 2**20
+        return f"no host has {memory // 2**20} MiB of memory to give (largest room: {max(room, 0)} MiB)"
+
+    def _room(self, host: HostSighting) -> int:
+        return int(host.memory_total * self.memory_ratio) - self.committed.get(host.name, 0)
+
+    def _count(self, set_name: str, host: HostSighting) -> int:
+        return self.counts.get((set_name, host.name), 0)
+
+    def _book(self, set_name: str, host: str, memory: int) -> None:
+        self.committed[host] = self.committed.get(host, 0) + memory
+        self.counts[set_name, host] = self.counts.get((set_name, host), 0) + 1

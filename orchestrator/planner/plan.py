@@ -1,0 +1,163 @@
+"""The plan of one look at the world: members first, then sizes, then the load balancer.
+
+Pure: the same wish, sighting, work under way and moment give the same steps. A converged world gives none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.lifecycle.table import HOPELESS, UNFINISHED
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.naming import domain_name
+from orchestrator.models.sightings import MachineSighting, Observed
+from orchestrator.models.steps import (
+    ConvergeBalancer,
+    Effect,
+    EffectKind,
+    ForgetSet,
+    Interrupt,
+    Plan,
+    RemoveLeak,
+    Settle,
+    Step,
+)
+from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.member import MemberPlan, plan_member
+from orchestrator.planner.placement import Placement
+from orchestrator.planner.sizing import plan_sizes
+from orchestrator.planner.world import Desired, sighting_of
+
+Suspects = frozenset[tuple[str, str]]  # (host, domain)
+LEAK_LOOK = 1.0  # seconds between the two sightings of a leak
+
+
+def plan(
+    desired: Desired,
+    observed: Observed,
+    busy: Mapping[str, EffectKind],
+    now: float,
+    suspects: Suspects = frozenset(),
+) -> Plan:
+    """Steps that bring `observed` closer to `desired`.
+
+    `busy` names the members whose effect is under way (nothing else is planned for them), `suspects` the
+    (host, domain) pairs that looked like leaks the last time.
+    """
+    by_set: dict[str, list[Member]] = {wanted.name: [] for wanted in desired.sets}
+    for member in desired.members:
+        by_set.setdefault(member.set_name, []).append(member)
+    placement = Placement.of(desired, observed)
+    steps: list[Step] = []
+    wakes: list[float] = []
+    for wanted in desired.sets:
+        members = by_set[wanted.name]
+        set_steps, set_wakes = _plan_set(wanted, members, (desired, observed, busy, now), placement)
+        steps += set_steps
+        wakes += set_wakes
+    config = desired_balancer(desired, observed)
+    if not _balancer_matches(config.digest(), bool(config.frontends), observed):
+        steps.insert(0, ConvergeBalancer(config, _balancer_reason(observed)))
+    leaks = _leaks(desired, observed)
+    steps += [
+        RemoveLeak(host, domain, f"no record names machine {domain} on {host}, seen twice")
+        for host, domain in sorted(leaks & suspects)
+    ]
+    if leaks - suspects:
+        wakes.append(now + LEAK_LOOK)
+    ordered = tuple(sorted(steps, key=_urgency))
+    return Plan(ordered, min(wakes, default=None), leaks - suspects)
+
+
+Context = tuple[Desired, Observed, Mapping[str, EffectKind], float]
+
+
+def _plan_set(
+    wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
+) -> tuple[list[Step], list[float]]:
+    desired, observed, busy, now = context
+    steps: list[Step] = []
+    waits: list[MemberPlan] = []
+    for member in members:
+        sighting = sighting_of(member, desired.prefix, observed)
+        if member.name in busy:
+            steps += _interrupts(member, wanted, busy[member.name], sighting)
+            continue
+        outcome = plan_member(member, wanted, sighting, observed.balancer, now, desired.limits)
+        steps += outcome.steps
+        if outcome.waiting:
+            waits.append(outcome)
+    powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
+    sizing = plan_sizes(wanted, members, powers, frozenset(busy), placement)
+    steps += sizing.steps
+    if steps or any(member.name in busy for member in members):
+        return steps, [wait.until for wait in waits if wait.until is not None]
+    steps = _conclude(wanted, members, waits, sizing.stuck)
+    return steps, [wait.until for wait in waits if wait.until is not None]
+
+
+def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], stuck: str) -> list[Step]:
+    """Nothing is left to do: say whether the wish is met or what it waits for."""
+    if any(not wait.is_stuck for wait in waits):
+        return []
+    if wanted.deleting and not members:
+        return [ForgetSet(wanted.name, f"set {wanted.name} and all its machines are gone")]
+    reasons = [reason for reason in (stuck, *(wait.waiting for wait in waits)) if reason]
+    text = "; ".join(dict.fromkeys(reasons))
+    if wanted.settled_generation == wanted.generation and wanted.stuck == text:
+        return []
+    reason = f"set {wanted.name} waits: {text}" if text else f"set {wanted.name} is as declared"
+    return [Settle(wanted.name, wanted.generation, text, reason)]
+
+
+def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
+    if sighting.power in HOPELESS.get(kind, frozenset()):
+        return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
+    unwanted = member.phase is Phase.DELETING or member.request is not None
+    unwanted |= member.phase in UNFINISHED and member.model != wanted.model
+    if unwanted and kind in (EffectKind.PROVISION, EffectKind.AWAIT):
+        return [Interrupt(member, f"{member.name}: {member.reason}")]
+    return []
+
+
+def _leaks(desired: Desired, observed: Observed) -> Suspects:
+    known = {domain_name(desired.prefix, member.name) for member in desired.members}
+    return frozenset(
+        (host.name, domain)
+        for host in observed.hosts.values()
+        if host.answers
+        for domain in host.machines
+        if domain not in known
+    )
+
+
+def _balancer_matches(digest: str, needed: bool, observed: Observed) -> bool:
+    if not needed:
+        return not observed.balancer.running
+    return observed.balancer.running and observed.balancer.digest == digest
+
+
+def _balancer_reason(observed: Observed) -> str:
+    if not observed.balancer.running:
+        return "the load balancer is not running"
+    return "the load balancer differs from what should be in rotation"
+
+
+_EFFECT_URGENCY = {
+    EffectKind.START: 2,
+    EffectKind.AWAIT: 2,
+    EffectKind.SHUT_DOWN: 3,
+    EffectKind.DESTROY: 3,
+    EffectKind.PROVISION: 4,
+    EffectKind.CREATE: 5,
+}
+
+
+def _urgency(step: Step) -> int:
+    """Records first, then the balancer, claims before cold creation, the set before its reserve."""
+    if isinstance(step, ConvergeBalancer):
+        return 1
+    if not isinstance(step, Effect):
+        return 0
+    reserve = 4 if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
+    return _EFFECT_URGENCY[step.kind] + reserve

@@ -1,0 +1,177 @@
+"""How many: scale-out from the pool, cold creation for the rest, scale-in by policy, the pool's own size.
+
+Rows B3 to B7. The arithmetic is in `ScaleSet.standby_target`; here are the choices.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
+from orchestrator.models.sightings import Power
+from orchestrator.models.steps import Admit, Claim, Retire, Step
+from orchestrator.planner.placement import Placement
+
+# From the least to the most useful member of each role: what is dropped first when there are too many.
+_USEFULNESS = (
+    Phase.FAILED,
+    Phase.CREATING,
+    Phase.PROVISIONING,
+    Phase.STARTING,
+    Phase.READY,
+    Phase.PARKING,
+    Phase.STANDBY,
+    Phase.DRAINING,
+    Phase.IN_SERVICE,
+)
+_ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.READY, Phase.STARTING})
+_PARKED_POWER = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Steps that change counts; `stuck` says why a count cannot be reached now."""
+
+    steps: tuple[Step, ...]
+    stuck: str = ""
+
+
+def plan_sizes(
+    wanted: ScaleSet,
+    members: list[Member],
+    powers: Mapping[str, Power],
+    busy: frozenset[str],
+    placement: Placement,
+) -> Sizing:
+    """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
+    counted = [member for member in members if not member.is_leaving]
+    instances = [member for member in counted if member.role is Role.INSTANCE]
+    pool = [member for member in counted if member.role is Role.STANDBY]
+    missing = wanted.wanted_instances - len(instances)
+    if missing < 0:
+        steps: list[Step] = [_retire(wanted, member) for member in _superfluous(wanted, instances, -missing)]
+        refill, stuck = _plan_pool(wanted, pool, placement, may_grow=True)
+        return Sizing((*steps, *refill), stuck)
+    if missing > 0:
+        return _grow(wanted, pool, missing, (powers, busy), placement)
+    growing = any(member.phase in _ON_ITS_WAY for member in instances)
+    steps, stuck = _plan_pool(wanted, pool, placement, may_grow=not growing)
+    return Sizing(tuple(steps), stuck)
+
+
+def _grow(
+    wanted: ScaleSet,
+    pool: list[Member],
+    missing: int,
+    state: tuple[Mapping[str, Power], frozenset[str]],
+    placement: Placement,
+) -> Sizing:
+    powers, busy = state
+    claimable = sorted(
+        (member for member in pool if is_claimable(member, wanted, powers[member.name], busy)),
+        key=lambda member: (member.created_at, member.name),
+    )
+    claimed = claimable[:missing]
+    steps: list[Step] = [
+        Claim(member, Phase.STARTING, f"claimed {member.name} from the standby pool of {wanted.name}")
+        for member in claimed
+    ]
+    left = [member for member in pool if member not in claimed]
+    steps += _plan_pool(wanted, left, placement, may_grow=False)[0]
+    why_cold = why_not_claimed(wanted, left, powers, len(claimed))
+    for _ in range(missing - len(claimed)):
+        host = placement.take(wanted.name, wanted.spec.machine.memory)
+        if host is None:
+            return Sizing(tuple(steps), placement.why_full(wanted.spec.machine.memory))
+        reason = f"creating an instance of {wanted.name} cold: {why_cold}"
+        steps.append(Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold"))
+    return Sizing(tuple(steps))
+
+
+def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
+    """A ready member of the current model, seen in the pool's declared power state (row B5)."""
+    return (
+        member.phase is Phase.STANDBY
+        and member.name not in busy
+        and member.request is None
+        and member.model == wanted.model
+        and power is _PARKED_POWER[wanted.pool_state]
+    )
+
+
+def why_not_claimed(wanted: ScaleSet, pool: list[Member], powers: Mapping[str, Power], claimed: int) -> str:
+    """The reason of a pool miss, in words (row D3)."""
+    if wanted.spec.standby is None:
+        return "the set has no standby pool"
+    rest = Counter(_why_passed_over(member, wanted, powers[member.name]) for member in pool)
+    rest.pop("", None)
+    if rest:
+        return "no ready member left in the standby pool: " + ", ".join(
+            f"{count} {why}" for why, count in sorted(rest.items())
+        )
+    return "the standby pool is exhausted" if claimed else "the standby pool is empty"
+
+
+def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
+    if member.phase is not Phase.STANDBY:
+        return member.phase.value
+    if power is Power.UNKNOWN:
+        return "on a host that does not answer"
+    if member.model != wanted.model:
+        return "of an older model"
+    return (
+        "" if power is _PARKED_POWER[wanted.pool_state] else f"{power.value} instead of {wanted.pool_state.value}"
+    )
+
+
+def _plan_pool(
+    wanted: ScaleSet, pool: list[Member], placement: Placement, may_grow: bool
+) -> tuple[list[Step], str]:
+    stale = [member for member in pool if member.model != wanted.model]
+    steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
+    current = [member for member in pool if member.model == wanted.model]
+    target = wanted.standby_target
+    for member in _least_useful(current, "newest")[: max(len(current) - target, 0)]:
+        steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
+    if not may_grow:
+        return steps, ""
+    for _ in range(target - len(current)):
+        host = placement.take(wanted.name, wanted.spec.machine.memory)
+        if host is None:
+            return steps, placement.why_full(wanted.spec.machine.memory)
+        reason = f"filling the standby pool of {wanted.name} to {target}"
+        steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
+    return steps, ""
+
+
+def _retire(wanted: ScaleSet, member: Member) -> Retire:
+    if wanted.deleting:
+        return Retire(member, f"set {wanted.name} is being deleted")
+    return Retire(member, f"{wanted.name} is scaled in to {wanted.spec.instances}")
+
+
+def _superfluous(wanted: ScaleSet, instances: list[Member], count: int) -> list[Member]:
+    """Whom scale-in takes: what is not in service first, then by policy; balanced evens out the zones."""
+    policy = wanted.spec.scale_in.policy
+    ranked = _least_useful(instances, "oldest" if policy == "oldest" else "newest")
+    if policy != "balanced":
+        return ranked[:count]
+    chosen: list[Member] = []
+    zones = Counter(member.zone for member in instances)
+    for _ in range(count):
+        serving = [member for member in ranked if member not in chosen]
+        idle = [member for member in serving if member.phase is not Phase.IN_SERVICE]
+        largest = max(zones[member.zone] for member in serving)
+        victim = next(iter(idle), None) or next(m for m in serving if zones[m.zone] == largest)
+        chosen.append(victim)
+        zones[victim.zone] -= 1
+    return chosen
+
+
+def _least_useful(members: list[Member], first: str) -> list[Member]:
+    sign = 1 if first == "oldest" else -1
+    return sorted(
+        members, key=lambda member: (_USEFULNESS.index(member.phase), sign * member.created_at, member.name)
+    )

@@ -1,0 +1,51 @@
+"""What is asked of a guest from outside: its setup's result, commands, files, answers of its services."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.models.spec import Probe
+
+
+@dataclass(frozen=True)
+class GuestAddress:
+    """Where a guest is reached, and the host key it must show on SSH (OpenSSH public key text)."""
+
+    name: str
+    address: str
+    ssh_port: int
+    host_key: str
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Until when to try (monotonic seconds) and whether the work is still wanted."""
+
+    deadline: float
+    is_cancelled: Callable[[], bool]
+
+
+class GuestShell(Protocol):
+    """An SSH session with one guest. Raises GuestError."""
+
+    def await_setup(self, patience: Patience) -> None:
+        """Returns when first-boot setup has ended well. Raises SetupFailed with the guest's own errors."""
+
+    def run(self, command: str, patience: Patience) -> None:
+        """Runs a command as root. Raises GuestError with the output's tail on a status other than 0."""
+
+    def upload(self, archive: Path, patience: Patience) -> None:
+        """Unpacks an upload archive (see `config.uploads`) at the guest's root."""
+
+    def close(self) -> None: ...
+
+
+class Guest(Protocol):
+    def open_shell(self, where: GuestAddress, patience: Patience) -> GuestShell:
+        """Tries until SSH answers with the expected host key, the deadline or cancellation."""
+
+    def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
+        """Returns as soon as the probe passes. `port` is the reachable port. Raises NeverReady."""

@@ -1,0 +1,212 @@
+"""The controller: one turn looks at everything, plans, records, and sets effects going.
+
+A turn never waits for a guest: effects run in `Workers`. It is woken by libvirt events, by finished effects and
+by wishes; the safety net is for what sends no event (HAProxy) and for events that were lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from orchestrator.apply.executor import Executor
+from orchestrator.errors import BalancerError, HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.lifecycle.table import FATAL
+from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.sightings import Observed
+from orchestrator.models.steps import (
+    Advance,
+    ConvergeBalancer,
+    Effect,
+    EffectKind,
+    Interrupt,
+    RemoveLeak,
+    Settle,
+    Step,
+)
+from orchestrator.planner import Desired, Limits, plan
+from orchestrator.ports.balancer import Balancer
+from orchestrator.ports.clock import Clock
+from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.reconcile.workers import Work, Workers
+from orchestrator.store import Lease, Store
+from orchestrator.store.records import Recorder
+
+log = logging.getLogger("understudy.controller")
+
+SAFETY_NET = 3.0  # seconds between looks when nothing wakes the loop
+_TROUBLE_PAUSE = 2.0  # seconds before what just failed is tried again
+
+
+@dataclass(frozen=True)
+class ControllerParts:
+    """What a controller works with."""
+
+    store: Store
+    recorder: Recorder
+    executor: Executor
+    hosts: Mapping[str, Hypervisor]
+    balancer: Balancer
+    lease: Lease
+    clock: Clock
+
+
+class Controller:
+    """Converges the world while it holds the lease."""
+
+    def __init__(self, parts: ControllerParts, limits: Limits, prefix: str, parallel: int) -> None:
+        self._parts = parts
+        self._limits = limits
+        self._prefix = prefix
+        self._workers = Workers(parallel, len(parts.hosts))
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._suspects: frozenset[tuple[str, str]] = frozenset()
+        self._balancer_trouble = ""
+        self._balancer_retry_at = 0.0
+        for host in parts.hosts.values():
+            host.subscribe(self.wake)
+
+    def wake(self) -> None:
+        """Look again now. Any thread."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End `run` soon. Any thread; safe in a signal handler."""
+        self._stopping.set()
+        self._wake.set()
+
+    def run(self, on_turn: Callable[[], None] = lambda: None) -> None:
+        """Converge until stopped. Waits for the lease while another controller lives."""
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                try:
+                    pause = self.turn() if self._parts.lease.take() else 1.0
+                except UnderstudyError as error:
+                    log.error("%s", error)
+                    pause = 1.0
+                on_turn()
+                if pause > 0:
+                    self._wake.wait(pause)
+        finally:
+            self._workers.stop()
+            self._release()
+
+    def _release(self) -> None:
+        try:
+            self._parts.lease.release()
+        except UnderstudyError as error:
+            log.error("cannot release the controller lease: %s", error)
+
+    def turn(self) -> float:
+        """One look; seconds to wait before the next. Raises StoreError."""
+        # The order matters: what finishes after `busy` was read counts as busy for this turn, so that no stale
+        # record is planned upon, and the world is seen after the records that describe it.
+        busy = self._workers.busy()
+        snapshot = self._parts.store.snapshot()
+        observed = self._observe()
+        now = self._parts.clock.now()
+        desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits)
+        wanted = plan(desired, observed, busy, now, self._suspects)
+        self._suspects = wanted.suspects
+        sets = {one.name: one for one in snapshot.sets}
+        changed = [self._perform(step, sets) for step in wanted.steps]
+        if any(changed):
+            return 0.0
+        if wanted.wake_at is not None:
+            return min(max(wanted.wake_at - now, 0.001), SAFETY_NET)
+        return SAFETY_NET
+
+    def _observe(self) -> Observed:
+        sightings = {name: host.observe() for name, host in self._parts.hosts.items()}
+        balancer = replace(self._parts.balancer.observe(), trouble=self._balancer_trouble)
+        return Observed(sightings, balancer)
+
+    def _perform(self, step: Step, sets: Mapping[str, ScaleSet]) -> bool:
+        """True if the store or the balancer changed, so that another look is due at once."""
+        match step:
+            case Effect():
+                self._begin(step, sets[step.member.set_name])
+                return False
+            case Interrupt():
+                self._workers.interrupt(step.member.name)
+                return False
+            case ConvergeBalancer():
+                return self._converge_balancer(step)
+            case RemoveLeak():
+                return self._remove_leak(step)
+            case Advance(phase=Phase.FAILED):
+                step = replace(step, reason=self._with_console(step.member, step.reason))
+        log.log(logging.DEBUG if isinstance(step, Settle) else logging.INFO, "%s", step.reason)
+        return self._parts.recorder.perform(step)
+
+    # ---- effects -----------------------------------------------------------------------------------------
+
+    def _begin(self, effect: Effect, wanted: ScaleSet) -> None:
+        started = self._workers.try_start(effect, lambda work: self._carry_out(work, wanted), self.wake)
+        if started:
+            log.info("%s", effect.reason)
+
+    def _carry_out(self, work: Work, wanted: ScaleSet) -> None:
+        """Runs in a worker thread: the effect, then its record."""
+        effect = work.effect
+        try:
+            self._parts.executor.perform(effect, wanted, work.cancelled.is_set)
+            self._parts.recorder.succeeded(effect.member, effect.kind, effect.reason)
+            if effect.kind is EffectKind.PROVISION:
+                seconds = self._parts.clock.now() - effect.member.phase_since
+                self._parts.store.write_fact(f"setup_seconds:{effect.member.model}", seconds)
+        except Interrupted:
+            log.info("%s: interrupted", effect.reason)
+        except UnderstudyError as error:
+            self._record_failure(effect, error)
+        except Exception:  # one machine must never stop the loop
+            log.exception("%s: unexpected failure", effect.reason)
+            self._record_failure(effect, UnderstudyError("internal error; see the controller's log"))
+
+    def _record_failure(self, effect: Effect, error: UnderstudyError) -> None:
+        log.warning("%s: %s", effect.reason, error.message)
+        reason = f"{effect.reason}: {error.message}"
+        try:
+            if effect.kind in FATAL and not isinstance(error, HostUnreachable):
+                self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason))
+            else:
+                self._workers.pause(effect.member.name, _TROUBLE_PAUSE)
+                self._parts.recorder.complained(effect.member, reason)
+        except UnderstudyError as second:
+            log.error("cannot record a failure of %s: %s", effect.member.name, second)
+
+    def _with_console(self, member: Member, reason: str) -> str:
+        try:
+            tail = self._parts.executor.console_tail(member)
+        except UnderstudyError:
+            return reason
+        return f"{reason}\nconsole of {member.name}:\n{tail}" if tail else reason
+
+    # ---- the rest ----------------------------------------------------------------------------------------
+
+    def _converge_balancer(self, step: ConvergeBalancer) -> bool:
+        now = self._parts.clock.monotonic()
+        if now < self._balancer_retry_at:
+            return False
+        try:
+            self._parts.balancer.converge(step.config)
+        except BalancerError as error:
+            self._balancer_retry_at = now + _TROUBLE_PAUSE
+            if error.message != self._balancer_trouble:
+                log.error("%s", error)
+                self._balancer_trouble = error.message
+            return False
+        self._balancer_trouble = ""
+        return True
+
+    def _remove_leak(self, step: RemoveLeak) -> bool:
+        log.warning("%s", step.reason)
+        try:
+            self._parts.executor.remove_leak(step.host, step.domain)
+        except UnderstudyError as error:
+            log.error("%s: %s", step.reason, error.message)
+        return False

@@ -1,0 +1,94 @@
+"""Effects under way: beside the loop, bounded per host, each with its own cancellation."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from orchestrator.models.members import Role
+from orchestrator.models.steps import Effect, EffectKind
+
+# What makes a host's processors and disks busy. Shutting down and removing give room, so they are not held back.
+_HEAVY = frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.START, EffectKind.AWAIT})
+
+
+@dataclass(frozen=True)
+class Work:
+    """One effect under way."""
+
+    effect: Effect
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class Workers:
+    """Thread-safe. `parallel` bounds the heavy effects per host; the reserve leaves one place free for claims."""
+
+    def __init__(self, parallel: int, hosts: int) -> None:
+        self._parallel = parallel
+        self._lock = threading.Lock()
+        self._works: dict[str, Work] = {}
+        self._not_before: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(max_workers=hosts * (parallel * 2 + 8), thread_name_prefix="work")
+
+    def busy(self) -> dict[str, EffectKind]:
+        """Member -> the effect under way on it."""
+        with self._lock:
+            return {name: work.effect.kind for name, work in self._works.items()}
+
+    def try_start(self, effect: Effect, run: Callable[[Work], None], done: Callable[[], None]) -> bool:
+        """False if the member is busy or its host has no place; it will be planned again."""
+        work = Work(effect)
+        with self._lock:
+            if effect.member.name in self._works or not self._has_place(effect):
+                return False
+            if time.monotonic() < self._not_before.get(effect.member.name, 0.0):
+                return False
+            self._not_before.pop(effect.member.name, None)
+            self._works[effect.member.name] = work
+        self._pool.submit(self._run, work, run, done)
+        return True
+
+    def interrupt(self, member: str) -> None:
+        with self._lock:
+            work = self._works.get(member)
+        if work is not None:
+            work.cancelled.set()
+
+    def pause(self, member: str, seconds: float) -> None:
+        """Start nothing on this member for a while: what just failed would fail again."""
+        with self._lock:
+            self._not_before[member] = time.monotonic() + seconds
+
+    def stop(self) -> None:
+        """Cancel everything and wait until the threads are done; phases stay, so that work can be taken up."""
+        with self._lock:
+            works = list(self._works.values())
+        for work in works:
+            work.cancelled.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, work: Work, run: Callable[[Work], None], done: Callable[[], None]) -> None:
+        try:
+            run(work)
+        finally:
+            with self._lock:
+                del self._works[work.effect.member.name]
+            done()
+
+    def _has_place(self, effect: Effect) -> bool:
+        if effect.kind not in _HEAVY:
+            return True
+        host = effect.member.host
+        heavy = [
+            work.effect
+            for work in self._works.values()
+            if work.effect.kind in _HEAVY and work.effect.member.host == host
+        ]
+        if effect.member.role is Role.STANDBY:
+            reserve = sum(one.member.role is Role.STANDBY for one in heavy)
+            if reserve >= max(self._parallel - 1, 1):
+                return False
+        return len(heavy) < self._parallel

@@ -1,0 +1,126 @@
+"""Domain XML of one machine, built as a tree: no value can break out of its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
+
+from orchestrator.models.machine import Blueprint
+
+METADATA_NS = "https://understudy.dev/xmlns/owner/1"
+QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+# In user mode the card is given on QEMU's command line, where libvirt does not count it: a slot of its own
+# on the root bus, above all that libvirt fills from the bottom.
+_USER_NIC_ADDRESS = "bus=pci.0,addr=0x1e"
+
+
+@dataclass(frozen=True)
+class MachineFiles:
+    """Paths on the host of the volumes that make up a machine; `seed` may be empty."""
+
+    base: str
+    overlay: str
+    seed: str
+    console: str
+
+
+def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -> str:
+    """Domain XML; `accelerator` is `kvm` or `tcg`."""
+    register_namespace("qemu", QEMU_NS)
+    register_namespace("understudy", METADATA_NS)
+    root = Element("domain", type="kvm" if accelerator == "kvm" else "qemu")
+    _text(root, "name", blueprint.domain)
+    _text(root, "uuid", blueprint.uuid)
+    SubElement(root, "genid")
+    _owner(root, blueprint)
+    _text(root, "memory", str(blueprint.memory // 1024), unit="KiB")
+    _text(root, "vcpu", str(blueprint.vcpus))
+    os_part = SubElement(root, "os")
+    _text(os_part, "type", "hvm", arch="x86_64", machine="pc")
+    SubElement(os_part, "boot", dev="hd")
+    features = SubElement(root, "features")
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    SubElement(root, "cpu", mode="host-model" if accelerator == "kvm" else "maximum")
+    SubElement(root, "clock", offset="utc")
+    for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
+        _text(root, event, action)
+    _devices(SubElement(root, "devices"), blueprint, files)
+    if not blueprint.nic.network:
+        _user_network(root, blueprint)
+    indent(root)
+    return tostring(root, encoding="unicode")
+
+
+def _owner(root: Element, blueprint: Blueprint) -> None:
+    owner = SubElement(SubElement(root, "metadata"), f"{{{METADATA_NS}}}owner")
+    owner.set("installation", blueprint.installation)
+    owner.set("set", blueprint.set_name)
+    owner.set("member", blueprint.member)
+    owner.set("incarnation", str(blueprint.incarnation))
+    owner.set("model", blueprint.model)
+    owner.set("image", blueprint.image.ref)
+
+
+def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> None:
+    _overlay_disk(devices, files)
+    if files.seed:
+        _seed_disk(devices, files.seed)
+    _serial(devices, files.console)
+    agent = SubElement(devices, "channel", type="unix")
+    SubElement(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
+    rng = SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    SubElement(devices, "panic", model="isa")
+    SubElement(devices, "memballoon", model="virtio")
+    if blueprint.nic.network:
+        nic = SubElement(devices, "interface", type="network")
+        SubElement(nic, "mac", address=blueprint.nic.mac)
+        SubElement(nic, "source", network=blueprint.nic.network)
+        SubElement(nic, "model", type="virtio")
+
+
+def _overlay_disk(devices: Element, files: MachineFiles) -> None:
+    disk = SubElement(devices, "disk", type="file", device="disk")
+    SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
+    SubElement(disk, "source", file=files.overlay)
+    backing = SubElement(disk, "backingStore", type="file")
+    SubElement(backing, "format", type="qcow2")
+    source = SubElement(backing, "source", file=files.base)
+    # Never relabelled: the image keeps its owner, so that no QEMU process could make it writable.
+    SubElement(source, "seclabel", model="dac", relabel="no")
+    SubElement(backing, "backingStore")
+    SubElement(disk, "target", dev="vda", bus="virtio")
+
+
+def _seed_disk(devices: Element, path: str) -> None:
+    # A virtio disk rather than a CD-ROM: Debian's cloud kernel has no AHCI driver.
+    disk = SubElement(devices, "disk", type="file", device="disk")
+    SubElement(disk, "driver", name="qemu", type="raw")
+    SubElement(disk, "source", file=path)
+    SubElement(disk, "target", dev="vdb", bus="virtio")
+    SubElement(disk, "readonly")
+
+
+def _serial(devices: Element, log: str) -> None:
+    serial = SubElement(devices, "serial", type="pty")
+    SubElement(serial, "log", file=log, append="off")
+    SubElement(serial, "target", port="0")
+    console = SubElement(devices, "console", type="pty")
+    SubElement(console, "log", file=log, append="off")
+    SubElement(console, "target", type="serial", port="0")
+
+
+def _user_network(root: Element, blueprint: Blueprint) -> None:
+    nic = blueprint.nic
+    netdev = ["user", "id=understudy0", f"restrict={'off' if nic.outbound else 'on'}", "ipv6=off"]
+    netdev += [f"hostfwd=tcp:{nic.address}:{outer}-:{inner}" for outer, inner in nic.forwards]
+    device = f"virtio-net-pci,netdev=understudy0,mac={nic.mac},{_USER_NIC_ADDRESS}"
+    commandline = SubElement(root, f"{{{QEMU_NS}}}commandline")
+    for argument in ("-netdev", ",".join(netdev), "-device", device):
+        SubElement(commandline, f"{{{QEMU_NS}}}arg", value=argument)
+
+
+def _text(parent: Element, tag: str, text: str, **attributes: str) -> None:
+    SubElement(parent, tag, attributes).text = text

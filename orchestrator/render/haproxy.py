@@ -1,0 +1,47 @@
+"""haproxy.cfg from a BalancerConfig."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jinja2 import Environment, StrictUndefined
+
+from orchestrator.models.balancing import BalancerConfig, HealthCheck
+from orchestrator.models.sightings import Rotation
+
+
+@dataclass(frozen=True)
+class HaproxyProcess:
+    """Where the process keeps its things; `user` empty: it keeps the user that starts it."""
+
+    stats_socket: str
+    pid_file: str
+    user: str = ""
+
+
+def check_options(check: HealthCheck) -> str:
+    """The health check part of a server line, shared by the file and the runtime API.
+
+    While a server is failing or coming up it is asked five times as often, so that an answer counts at once.
+    """
+    interval = max(int(check.interval * 1000), 10)
+    return f"inter {interval} fastinter {max(interval // 5, 10)} downinter {max(interval // 5, 10)} " + (
+        f"fall {check.failures} rise 1"
+    )
+
+
+def state_options(state: Rotation) -> str:
+    """How a server line says its administrative state, so that a restart forgets none."""
+    return {Rotation.READY: "", Rotation.DRAIN: "weight 0", Rotation.MAINT: "disabled"}[state]
+
+
+def render_haproxy(template: str, config: BalancerConfig, process: HaproxyProcess) -> str:
+    """The configuration file; `template` is the text of templates/haproxy.cfg.j2."""
+    environment = Environment(  # noqa: S701 - this is no HTML
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["check_options"] = check_options
+    environment.filters["state_options"] = state_options
+    return environment.from_string(template).render(
+        frontends=config.frontends, digest=config.digest(), process=process
+    )

@@ -1,0 +1,138 @@
+"""The NoCloud answer files of one machine.
+
+What Understudy needs (host key, root login by key) goes into vendor-data and meta-data; user-data belongs to
+the operator and is passed on as written, after Jinja2. cloud-init itself lays user-data over vendor-data.
+Contract: https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+
+from orchestrator.errors import SpecError
+from orchestrator.models.spec import ScaleSetSpec
+
+SEED_LABEL = "cidata"
+
+
+@dataclass(frozen=True)
+class GuestNetwork:
+    """Static configuration of the guest's first card. `address` is in CIDR form, as the guest sees it."""
+
+    mac: str
+    address: str
+    gateway: str = ""
+    nameservers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestIdentity:
+    """Who a machine is: unique for every incarnation, except the name and the address."""
+
+    instance_id: str
+    name: str
+    address: str
+    host_key_private: str
+    host_key_public: str
+    operator_key: str
+    network: GuestNetwork
+
+
+def render_seed(spec: ScaleSetSpec, identity: GuestIdentity) -> dict[str, bytes]:
+    """File name -> content. Raises SpecError if user-data's template cannot be rendered."""
+    meta = {
+        "instance-id": identity.instance_id,
+        "local-hostname": identity.name,
+        "public-keys": [identity.operator_key],
+    }
+    vendor = {
+        "ssh_keys": {
+            "ed25519_private": identity.host_key_private,
+            "ed25519_public": identity.host_key_public,
+        },
+        "ssh_pwauth": False,
+        "disable_root": False,
+        "manage_etc_hosts": "localhost",
+    }
+    documents = {
+        "meta-data": _dump(meta),
+        "vendor-data": "#cloud-config\n" + _dump(vendor),
+        "network-config": _dump(_network(identity.network)),
+        "user-data": render_user_data(spec, identity.name, identity.address),
+    }
+    return {name: text.encode() for name, text in documents.items()}
+
+
+def render_user_data(spec: ScaleSetSpec, instance: str, address: str) -> str:
+    """User-data with its variables filled in: `instance.name`, `instance.address`, `set.name`."""
+    wanted = spec.setup.user_data
+    variables = {"instance": {"name": instance, "address": address}, "set": {"name": spec.name}}
+    if wanted is None:
+        return "#cloud-config\n{}\n"
+    if isinstance(wanted, str):
+        return _fill(wanted, variables)
+    return "#cloud-config\n" + _dump(_fill_tree(wanted, variables))
+
+
+def _network(network: GuestNetwork) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "match": {"macaddress": network.mac},
+        "dhcp4": False,
+        "addresses": [network.address],
+    }
+    if network.gateway:
+        card["routes"] = [{"to": "default", "via": network.gateway}]
+    if network.nameservers:
+        card["nameservers"] = {"addresses": list(network.nameservers)}
+    return {"version": 2, "ethernets": {"primary": card}}
+
+
+class _BlockDumper(yaml.SafeDumper):
+    """Multi-line strings as block scalars: the shape small NoCloud readers understand."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_BlockDumper.add_representer(str, _represent_text)
+
+
+def _dump(document: Any) -> str:
+    return yaml.dump(document, Dumper=_BlockDumper, default_flow_style=False, sort_keys=False, width=4096)
+
+
+# `{#` begins a comment in Jinja2 and a length in a shell (`${#name}`): comments are moved out of the way.
+_ENVIRONMENT = SandboxedEnvironment(
+    undefined=StrictUndefined,
+    comment_start_string="{##--",
+    comment_end_string="--##}",
+    keep_trailing_newline=True,
+)
+
+
+def _fill(text: str, variables: dict[str, Any]) -> str:
+    try:
+        return _ENVIRONMENT.from_string(text).render(variables)
+    except TemplateError as error:
+        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+        raise SpecError(
+            f"user_data is not a usable Jinja2 template{line}: {error}",
+            "known variables: instance.name, instance.address, set.name; put literal braces in {% raw %}",
+        ) from error
+
+
+def _fill_tree(value: Any, variables: dict[str, Any]) -> Any:
+    if isinstance(value, str):
+        return _fill(value, variables)
+    if isinstance(value, dict):
+        return {key: _fill_tree(item, variables) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill_tree(item, variables) for item in value]
+    return value

@@ -1,0 +1,179 @@
+"""Wishes about whole scale sets. All checks come before the first write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from orchestrator.errors import Conflict, NotFound, SpecError
+from orchestrator.models.members import Image, ScaleSet
+from orchestrator.models.sightings import HostSighting, Observed
+from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
+from orchestrator.models.steps import Plan
+from orchestrator.planner import Desired, Limits, plan
+from orchestrator.store import Store
+from orchestrator.store.store import Snapshot
+
+RECIPES = ("micro", "debian-12")
+
+WhyNotBindable = Callable[[str, int], str]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is known of the world when a wish is checked."""
+
+    hosts: tuple[HostSighting, ...]
+    memory_ratio: float
+    why_not_bindable: WhyNotBindable
+
+
+def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
+    """(image, model digest). Raises NotFound with the command that would make the image."""
+    image = store.find_image(spec.image)
+    if image is None:
+        name = spec.image.partition(":")[0]
+        fix = f"understudy image build {name}" if name in RECIPES else f"understudy image add {name} FILE"
+        known = ", ".join(one.ref for one in store.list_images())
+        hint = f"run: {fix}" + (f"; images: {known}" if known else "")
+        raise NotFound(f"set {spec.name!r}: image {spec.image!r} is missing", hint)
+    return image, model_digest(spec, image.digest)
+
+
+def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
+    """Declare the set; False if nothing changed. Raises SpecError, NotFound or Conflict before any write."""
+    image, model = resolve(store, spec)
+    check(store.snapshot(), spec, image, around)
+    changed = store.declare_set(spec, image, model)
+    if not changed:
+        store.touch_set(spec.name)
+    return changed
+
+
+def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surroundings) -> None:
+    """Everything that can be known to be wrong with a wish before anything is done for it."""
+    disk = spec.machine.disk
+    if disk is not None and disk < image.virtual_size:
+        raise SpecError(
+            f"set {spec.name!r}: machine.disk {disk // 2**20} MiB is smaller than image {image.ref!r} "
+            f"({image.virtual_size // 2**20} MiB)",
+            f"set disk to at least {-(-image.virtual_size // 2**20)}MiB, or leave it out",
+        )
+    _check_memory(spec, around)
+    current = next((one for one in known.sets if one.name == spec.name), None)
+    _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _check_memory(spec: ScaleSetSpec, around: Surroundings) -> None:
+    answering = [host for host in around.hosts if host.answers]
+    if not answering:
+        return
+    largest = max(int(host.memory_total * around.memory_ratio) for host in answering)
+    total = sum(int(host.memory_total * around.memory_ratio) for host in answering)
+    if spec.machine.memory > largest:
+        raise SpecError(
+            f"set {spec.name!r}: machine.memory {spec.machine.memory // 2**20} MiB is more than any host has "
+            f"({largest // 2**20} MiB)",
+            "ask for less, or add a host to config.toml",
+        )
+    pool = max(spec.standby.min_ready, spec.standby.max_ready - spec.instances) if spec.standby else 0
+    needed = (spec.instances + pool) * spec.machine.memory
+    if needed > total:
+        raise SpecError(
+            f"set {spec.name!r}: {spec.instances} instances and {pool} in reserve need {needed // 2**20} MiB of "
+            f"memory, the hosts have {total // 2**20} MiB",
+            "ask for fewer or smaller machines, add a host, or raise limits.memory_ratio in config.toml",
+        )
+
+
+def _check_endpoints(
+    known: Snapshot, spec: ScaleSetSpec, current: ScaleSet | None, why_not_bindable: WhyNotBindable
+) -> None:
+    mine = {(end.address, end.listen) for end in current.spec.endpoints} if current else set()
+    for endpoint in spec.endpoints:
+        for other in known.sets:
+            if other.name == spec.name:
+                continue
+            if any(
+                (one.address, one.listen) == (endpoint.address, endpoint.listen) for one in other.spec.endpoints
+            ):
+                raise Conflict(
+                    f"set {spec.name!r}: endpoint {endpoint.name!r} wants {endpoint.address}:{endpoint.listen}, "
+                    f"which belongs to set {other.name!r}",
+                    "choose another 'listen' port or 'address'",
+                )
+        if (endpoint.address, endpoint.listen) in mine:
+            continue
+        why = why_not_bindable(endpoint.address, endpoint.listen)
+        if why:
+            raise Conflict(
+                f"set {spec.name!r}: endpoint {endpoint.name!r} cannot listen on "
+                f"{endpoint.address}:{endpoint.listen}: {why}",
+                f"choose another port, or see who holds it: ss -ltnp 'sport = :{endpoint.listen}'",
+            )
+
+
+def preview(
+    store: Store, spec: ScaleSetSpec, observed: Observed, installation: tuple[str, Limits], now: float
+) -> Plan:
+    """The first plan that applying `spec` would make. Nothing is written."""
+    image, model = resolve(store, spec)
+    prefix, limits = installation
+    known = store.snapshot()
+    current = next((one for one in known.sets if one.name == spec.name), None)
+    generation = current.generation + 1 if current else 1
+    wished = ScaleSet(spec, model, image, generation, generation - 1, False, "")
+    sets = tuple(one for one in known.sets if one.name != spec.name) + (wished,)
+    return plan(Desired(sets, known.members, prefix, limits), observed, {}, now)
+
+
+def get_set(store: Store, name: str) -> ScaleSet:
+    """Raises NotFound."""
+    found = store.find_set(name)
+    if found is None:
+        known = ", ".join(one.name for one in store.snapshot().sets) or "none"
+        raise NotFound(f"there is no scale set {name!r}", f"sets: {known}")
+    return found
+
+
+def scale(store: Store, name: str, instances: int, around: Surroundings) -> ScaleSet:
+    """Set the instance count. Raises NotFound, SpecError."""
+    current = get_set(store, name)
+    return _redeclare(store, current, current.spec.model_copy(update={"instances": instances}), around)
+
+
+def change_pool(store: Store, name: str, changes: dict[str, object], around: Surroundings) -> ScaleSet:
+    """Change, create (with `max_ready`) or resize the standby pool. Raises NotFound, SpecError."""
+    current = get_set(store, name)
+    before = current.spec.standby.model_dump() if current.spec.standby else {}
+    merged = {**before, **changes}
+    if "max_ready" not in merged:
+        raise SpecError(
+            f"set {name!r} has no standby pool yet", f"create one: understudy pool {name} --max-ready N"
+        )
+    try:
+        standby = StandbySpec.model_validate(merged)
+    except ValueError as error:
+        words = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in error.errors())  # type: ignore[attr-defined]
+        raise SpecError(f"standby pool of {name!r}: {words}") from error
+    return _redeclare(store, current, current.spec.model_copy(update={"standby": standby}), around)
+
+
+def delete_pool(store: Store, name: str, around: Surroundings) -> ScaleSet:
+    """Give the pool up; its members are removed."""
+    current = get_set(store, name)
+    return _redeclare(store, current, current.spec.model_copy(update={"standby": None}), around)
+
+
+def delete(store: Store, name: str) -> None:
+    """Raises NotFound."""
+    get_set(store, name)
+    store.mark_deleting(name)
+
+
+def _redeclare(store: Store, current: ScaleSet, spec: ScaleSetSpec, around: Surroundings) -> ScaleSet:
+    """Same image version, other numbers."""
+    check(store.snapshot(), spec, current.image, around)
+    if not store.declare_set(spec, current.image, current.model):
+        store.touch_set(spec.name)
+    return get_set(store, spec.name)

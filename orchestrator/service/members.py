@@ -1,0 +1,65 @@
+"""Wishes about single instances: `SET/INSTANCE`."""
+
+from __future__ import annotations
+
+from orchestrator.errors import Conflict, SpecError
+from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.service.declare import get_set
+from orchestrator.store import Store
+
+
+def find_member(store: Store, target: str) -> Member:
+    """`web/web-4tz9k` or `web/4tz9k`. Raises SpecError, NotFound."""
+    set_name, slash, name = target.partition("/")
+    if not slash or not set_name or not name:
+        raise SpecError(f"{target!r} does not name an instance", "write SET/INSTANCE, for example web/web-4tz9k")
+    get_set(store, set_name)
+    return store.get_member(set_name, name)
+
+
+def reimage(store: Store, target: str) -> Member:
+    """A new machine from the image, the same name and address; the ephemeral disk is thrown away."""
+    member = _instance(store, target, "reimaged")
+    store.request(member, Request.REIMAGE)
+    return member
+
+
+def restart(store: Store, target: str) -> Member:
+    """Out of rotation, clean restart, back into rotation; everything on its disks is kept."""
+    member = _instance(store, target, "restarted")
+    if member.phase is not Phase.IN_SERVICE:
+        raise Conflict(
+            f"{member.name} is {member.phase.value}; only an instance in service can be restarted",
+            f"wait for it: understudy status {member.set_name} --watch",
+        )
+    store.request(member, Request.RESTART)
+    return member
+
+
+def remove(store: Store, target: str) -> Member:
+    """Take this very instance away; the set is one smaller. A pool member is removed and replaced."""
+    member = find_member(store, target)
+    wanted = get_set(store, member.set_name)
+    _refuse_leaving(member)
+    if member.role is Role.STANDBY:
+        store.request(member, Request.REMOVE)
+        return member
+    smaller = wanted.spec.model_copy(update={"instances": max(wanted.spec.instances - 1, 0)})
+    store.request(member, Request.REMOVE, smaller)
+    return member
+
+
+def _instance(store: Store, target: str, what: str) -> Member:
+    member = find_member(store, target)
+    if member.role is not Role.INSTANCE:
+        raise Conflict(
+            f"{member.name} stands by in the pool; only instances are {what}",
+            f"to have a new one made: understudy remove {member.set_name}/{member.name}",
+        )
+    _refuse_leaving(member)
+    return member
+
+
+def _refuse_leaving(member: Member) -> None:
+    if member.is_leaving:
+        raise Conflict(f"{member.name} is already being removed")

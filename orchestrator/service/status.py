@@ -1,0 +1,124 @@
+"""What is, in the shape that `status --json` prints. Pure: records and a sighting in, plain data out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.naming import backend_name, domain_name
+from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.steps import Settle
+from orchestrator.planner import Desired, plan
+from orchestrator.planner.world import sighting_of
+
+_POWERS = {Power.CRASHED: "stopped", Power.ABSENT: "stopped"}
+
+
+def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> dict[str, Any]:
+    """One scale set; keys as published in docs/status.md."""
+    members = [member for member in desired.members if member.set_name == wanted.name]
+    rows = [_member(member, wanted, desired, observed) for member in members]
+    serving = [row for row in rows if row["phase"] == "in_service" and row["role"] == "instance"]
+    return {
+        "name": wanted.name,
+        "image": wanted.image.ref,
+        "model": wanted.model,
+        "converged": is_converged(wanted, desired, observed, now),
+        "deleting": wanted.deleting,
+        "reason": wanted.stuck,
+        "instances": {"desired": wanted.wanted_instances, "in_service": len(serving)},
+        "endpoints": [
+            {"name": one.name, "address": one.address, "port": one.listen} for one in wanted.spec.endpoints
+        ],
+        "members": rows,
+        "standby": _standby(wanted, members, rows),
+    }
+
+
+def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> bool:
+    """True if the last wish was met and a fresh plan finds nothing to do for the set."""
+    if wanted.settled_generation != wanted.generation or wanted.stuck:
+        return False
+    mine = tuple(member for member in desired.members if member.set_name == wanted.name)
+    alone = Desired((wanted,), mine, desired.prefix, desired.limits)
+    steps = plan(alone, observed, {}, now).steps
+    about_set = [step for step in steps if not isinstance(step, Settle) and _concerns(step, wanted.name)]
+    return not about_set and all(member.phase in (Phase.IN_SERVICE, Phase.STANDBY) for member in mine)
+
+
+def _concerns(step: object, name: str) -> bool:
+    member = getattr(step, "member", None)
+    return getattr(step, "set_name", None) == name or (member is not None and member.set_name == name)
+
+
+def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observed) -> dict[str, Any]:
+    power = sighting_of(member, desired.prefix, observed).power
+    return {
+        "name": member.name,
+        "role": member.role.value,
+        "phase": member.phase.value,
+        "power": _POWERS.get(power, power.value),
+        "zone": member.zone,
+        "host": member.host,
+        "address": member.address,
+        "domain": domain_name(desired.prefix, member.name),
+        "incarnation": member.incarnation,
+        "model": member.model,
+        "stale": member.model != wanted.model,
+        "in_rotation": _in_rotation(member, wanted, observed),
+        "reason": member.reason,
+        "failures": member.failures,
+        "since": member.phase_since,
+    }
+
+
+def _in_rotation(member: Member, wanted: ScaleSet, observed: Observed) -> bool:
+    """HAProxy sends it new requests on every endpoint. A set without endpoints has no rotation."""
+    servers = [
+        observed.balancer.servers.get((backend_name(wanted.name, one.name), member.name))
+        for one in wanted.spec.endpoints
+    ]
+    return bool(servers) and all(
+        seen is not None and seen.state is Rotation.READY and seen.is_up for seen in servers
+    )
+
+
+def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    pool = wanted.spec.standby
+    reserve = [row for row in rows if row["role"] == Role.STANDBY.value]
+    if pool is None and not reserve:
+        return None
+    failed = [member for member in members if member.role is Role.STANDBY and member.phase is Phase.FAILED]
+    zones: dict[str, Counter[str]] = {}
+    for row in reserve:
+        zones.setdefault(row["zone"], Counter())[pool_state_of(row)] += 1
+    ready = [row for row in reserve if row["phase"] == "standby" and row["power"] == wanted.pool_state.value]
+    return {
+        "state": wanted.pool_state.value,
+        "max_ready": pool.max_ready if pool else 0,
+        "min_ready": pool.min_ready if pool else 0,
+        "target": wanted.standby_target,
+        "ready": len([row for row in ready if not row["stale"]]),
+        "health": "degraded" if failed else "healthy",
+        "reason": failed[0].reason.partition("\n")[0] if failed else "",
+        "states": dict(sum((Counter(counts) for counts in zones.values()), Counter())),
+        "zones": {zone: dict(counts) for zone, counts in sorted(zones.items())},
+    }
+
+
+_POOL_STATES = {
+    "creating": "creating",
+    "provisioning": "creating",
+    "ready": "running",
+    "parking": "stopping",
+    "starting": "starting",
+    "deleting": "deleting",
+    "draining": "deleting",
+    "failed": "failed",
+}
+
+
+def pool_state_of(row: dict[str, Any]) -> str:
+    """The state of row B12 that a pool member is counted under."""
+    return _POOL_STATES.get(str(row["phase"]), str(row["power"]))

@@ -1,0 +1,92 @@
+"""Connections. Reads never wait for writers (WAL); writes take the lock at once, so none is lost half way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from orchestrator.errors import StoreError
+from orchestrator.store.tables import SCHEMA_VERSION, facts, metadata
+
+
+class Database:
+    """One engine and its two kinds of transaction."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._engine = _open_engine(url)
+        self._writer = self._engine.execution_options(understudy_writes=True)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A snapshot. Raises StoreError."""
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """All or nothing. Raises StoreError."""
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    def ensure_schema(self) -> None:
+        """Make the tables. Raises StoreError if a newer Understudy wrote this store."""
+        with self._translated():
+            with self._engine.begin() as connection:
+                found = self._schema_version(connection)
+            if found == SCHEMA_VERSION:
+                return
+            if found is not None:
+                raise StoreError(
+                    f"the store has schema version {found}, this Understudy knows {SCHEMA_VERSION}",
+                    "run the version of Understudy that wrote it, or a newer one",
+                )
+            with self._writer.begin() as connection:
+                metadata.create_all(connection)
+                if self._schema_version(connection) is None:
+                    connection.execute(insert(facts).values(key="schema_version", value=str(SCHEMA_VERSION)))
+
+    def _schema_version(self, connection: Connection) -> int | None:
+        if not self._engine.dialect.has_table(connection, "facts"):
+            return None
+        row = connection.execute(select(facts.c.value).where(facts.c.key == "schema_version")).first()
+        return int(row[0]) if row else None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise StoreError(
+                f"cannot use the store: {error.orig}",
+                "check the disk space and rights of the state directory",
+            ) from error
+        except SQLAlchemyError as error:
+            raise StoreError(f"the store failed: {error}") from error
+
+
+def _open_engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transaction handling begins too late; ours begins in `_begin_sqlite`.
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 15000"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("understudy_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

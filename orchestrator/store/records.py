@@ -1,0 +1,182 @@
+"""What the controller records: one guarded write for each step.
+
+Every write names the phase, incarnation and request it was planned for. If the row has moved on meanwhile, no
+row matches and the result is dropped: the next look plans again from what is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from orchestrator.errors import HostFull
+from orchestrator.lifecycle.table import AFTER_SUCCESS
+from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.naming import machine_mac
+from orchestrator.models.steps import Admit, Advance, Claim, EffectKind, ForgetSet, RecordStep, Retire, Settle
+from orchestrator.store.store import Store
+from orchestrator.store.tables import events, images, members, sets
+
+_HEALTHY = frozenset({Phase.IN_SERVICE, Phase.STANDBY})
+
+
+class Recorder:
+    """Performs the record steps of a plan, and records what became of its effects."""
+
+    def __init__(self, store: Store, suffix: Callable[[], str], addresses: Callable[[], Iterable[str]]) -> None:
+        self._store = store
+        self._suffix = suffix
+        self._addresses = addresses
+        self._installation = store.installation()
+
+    def perform(self, step: RecordStep) -> bool:
+        """True if the row was still as planned."""
+        with self._store.database.write() as connection:
+            match step:
+                case Admit():
+                    return self._admit(connection, step)
+                case Claim():
+                    values = {"role": Role.INSTANCE.value, "phase": step.phase.value}
+                    return self._change(connection, step.member, step.reason, "claim_served", values)
+                case Advance():
+                    return self._advance(connection, step)
+                case Retire():
+                    values = {"request": Request.REMOVE.value}
+                    return self._change(connection, step.member, step.reason, "retired", values)
+                case Settle():
+                    return self._settle(connection, step)
+                case ForgetSet():
+                    connection.execute(delete(sets).where(sets.c.name == step.set_name))
+                    self._note(connection, step.set_name, "", "set_deleted", step.reason)
+                    return True
+
+    def succeeded(self, member: Member, kind: EffectKind, reason: str) -> bool:
+        """Record what a finished effect made of its member."""
+        following = AFTER_SUCCESS[member.phase, kind]
+        with self._store.database.write() as connection:
+            if following is None:
+                done = connection.execute(delete(members).where(_as_planned(member)))
+                if done.rowcount:
+                    self._note(connection, member.set_name, member.name, "deleted", f"{member.name} is gone")
+                return bool(done.rowcount)
+            values: dict[str, Any] = {}
+            if following is not member.phase:
+                values = {"phase": following.value, "phase_since": self._store.now()}
+                values |= {"request": None} if member.request is Request.RESTART else {}
+                values |= {"failures": 0} if following in _HEALTHY else {}
+            if not values:
+                return True
+            return self._change(connection, member, reason, following.value, values)
+
+    def failed(self, member: Member, reason: str) -> bool:
+        """Record that a machine is no good; it is removed and tried again after a pause."""
+        values = {"phase": Phase.FAILED.value, "failures": member.failures + 1}
+        with self._store.database.write() as connection:
+            return self._change(connection, member, reason, "failed", values)
+
+    def complained(self, member: Member, reason: str) -> None:
+        """Record a failure that leaves the phase as it is."""
+        with self._store.database.write() as connection:
+            connection.execute(update(members).where(_as_planned(member)).values(reason=reason))
+            self._note(connection, member.set_name, member.name, "trouble", reason)
+
+    def _admit(self, connection: Connection, step: Admit) -> bool:
+        row = connection.execute(select(sets).where(sets.c.name == step.set_name)).first()
+        if row is None:
+            return False
+        taken = connection.execute(select(members.c.name, members.c.address, members.c.mac)).all()
+        name, mac = self._allot_name(step.set_name, {one.name for one in taken}, {one.mac for one in taken})
+        now = self._store.now()
+        connection.execute(
+            insert(members).values(
+                name=name,
+                set_name=step.set_name,
+                role=step.role.value,
+                phase=Phase.CREATING.value,
+                host=step.host,
+                zone=step.zone,
+                address=self._allot_address({one.address for one in taken}),
+                mac=mac,
+                incarnation=1,
+                model=row.model,
+                image_digest=self._image_digest(connection, row),
+                request=None,
+                reason=step.reason,
+                failures=0,
+                created_at=now,
+                phase_since=now,
+            )
+        )
+        self._note(connection, step.set_name, name, step.event or "admitted", step.reason)
+        return True
+
+    def _allot_name(self, set_name: str, names: set[str], macs: set[str]) -> tuple[str, str]:
+        while True:
+            name = f"{set_name}-{self._suffix()}"
+            mac = machine_mac(self._installation, name)
+            if name not in names and mac not in macs:
+                return name, mac
+
+    def _allot_address(self, taken: set[str]) -> str:
+        for address in self._addresses():
+            if address not in taken:
+                return address
+        raise HostFull("every address of the range is taken", "widen network.range in config.toml")
+
+    def _image_digest(self, connection: Connection, row: Any) -> str:
+        key = (images.c.name == row.image_name) & (images.c.version == row.image_version)
+        return str(connection.execute(select(images.c.digest).where(key)).scalar_one())
+
+    def _advance(self, connection: Connection, step: Advance) -> bool:
+        values: dict[str, Any] = {"phase": step.phase.value}
+        if step.new_body:
+            row = connection.execute(select(sets).where(sets.c.name == step.member.set_name)).one()
+            values |= {
+                "incarnation": step.member.incarnation + 1,
+                "model": row.model,
+                "image_digest": self._image_digest(connection, row),
+            }
+        if step.answered:
+            values["request"] = None
+        if step.phase is Phase.FAILED:
+            values["failures"] = step.member.failures + 1
+        if step.phase in _HEALTHY:
+            values["failures"] = 0
+        return self._change(connection, step.member, step.reason, step.phase.value, values)
+
+    def _settle(self, connection: Connection, step: Settle) -> bool:
+        done = connection.execute(
+            update(sets)
+            .where((sets.c.name == step.set_name) & (sets.c.generation == step.generation))
+            .values(settled_generation=step.generation, stuck=step.stuck)
+        )
+        if done.rowcount:
+            self._note(connection, step.set_name, "", "stuck" if step.stuck else "converged", step.reason)
+        return bool(done.rowcount)
+
+    def _change(
+        self, connection: Connection, member: Member, reason: str, kind: str, values: dict[str, Any]
+    ) -> bool:
+        if "phase" in values:
+            values = {"phase_since": self._store.now(), **values}
+        done = connection.execute(update(members).where(_as_planned(member)).values(reason=reason, **values))
+        if done.rowcount:
+            self._note(connection, member.set_name, member.name, kind, reason)
+        return bool(done.rowcount)
+
+    def _note(self, connection: Connection, set_name: str, member: str, kind: str, reason: str) -> None:
+        connection.execute(
+            insert(events).values(at=self._store.now(), set_name=set_name, member=member, kind=kind, reason=reason)
+        )
+
+
+def _as_planned(member: Member) -> ColumnElement[bool]:
+    request = members.c.request.is_(None) if member.request is None else members.c.request == member.request.value
+    return (
+        (members.c.name == member.name)
+        & (members.c.phase == member.phase.value)
+        & (members.c.incarnation == member.incarnation)
+        & request
+    )

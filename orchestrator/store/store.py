@@ -1,0 +1,232 @@
+"""What the service writes as wishes and everyone reads. What the controller records is in `records`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from orchestrator.errors import Conflict, NotFound
+from orchestrator.models.events import Event
+from orchestrator.models.members import Image, Member, Request, ScaleSet
+from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.store.database import Database
+from orchestrator.store.rows import read_event, read_image, read_member, read_set
+from orchestrator.store.tables import events, facts, images, leases, members, sets
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything recorded, read in one transaction."""
+
+    sets: tuple[ScaleSet, ...]
+    members: tuple[Member, ...]
+
+
+class Store:
+    """Wishes, images, events and facts. Every call is one transaction and raises StoreError when it fails."""
+
+    def __init__(self, database: Database, now: Callable[[], float]) -> None:
+        self.database = database
+        self.now = now
+
+    # ---- reading -----------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        with self.database.read() as connection:
+            known = {(row.name, row.version): read_image(row) for row in connection.execute(select(images))}
+            return Snapshot(
+                tuple(
+                    read_set(row, known[row.image_name, row.image_version])
+                    for row in connection.execute(select(sets).order_by(sets.c.name))
+                ),
+                tuple(read_member(row) for row in connection.execute(select(members).order_by(members.c.name))),
+            )
+
+    def find_set(self, name: str) -> ScaleSet | None:
+        return next((one for one in self.snapshot().sets if one.name == name), None)
+
+    def get_member(self, set_name: str, name: str) -> Member:
+        """Raises NotFound. `name` may leave out the set's part: `4tz9k` for `web-4tz9k`."""
+        with self.database.read() as connection:
+            rows = connection.execute(select(members).where(members.c.set_name == set_name)).all()
+        for row in rows:
+            if row.name in (name, f"{set_name}-{name}"):
+                return read_member(row)
+        known = ", ".join(sorted(row.name for row in rows)) or "none"
+        raise NotFound(f"set {set_name!r} has no member {name!r}", f"members: {known}")
+
+    def list_events(self, set_name: str | None, after: int = 0, limit: int = 1000) -> list[Event]:
+        """The last `limit` events after that id, oldest first."""
+        query = select(events).where(events.c.id > after).order_by(events.c.id.desc()).limit(limit)
+        if set_name is not None:
+            query = query.where(events.c.set_name == set_name)
+        with self.database.read() as connection:
+            return [read_event(row) for row in connection.execute(query)][::-1]
+
+    # ---- images ------------------------------------------------------------------------------------------
+
+    def list_images(self) -> list[Image]:
+        with self.database.read() as connection:
+            query = select(images).order_by(images.c.name, images.c.version)
+            return [read_image(row) for row in connection.execute(query)]
+
+    def find_image(self, ref: str) -> Image | None:
+        """`name` (its newest version) or `name:version`."""
+        name, _, version = ref.partition(":")
+        found = [
+            image
+            for image in self.list_images()
+            if image.name == name and (not version or image.version == int(version))
+        ]
+        return found[-1] if found else None
+
+    def add_image(self, name: str, made: Callable[[int], Image]) -> Image:
+        """Record a new version; `made` gets its number."""
+        with self.database.write() as connection:
+            rows = connection.execute(select(images.c.version).where(images.c.name == name)).all()
+            image = made(max((row.version for row in rows), default=0) + 1)
+            connection.execute(insert(images).values(**vars(image)))
+            return image
+
+    def remove_image(self, image: Image) -> None:
+        """Raises Conflict naming who uses it."""
+        with self.database.write() as connection:
+            by_set = (sets.c.image_name == image.name) & (sets.c.image_version == image.version)
+            users = [row.name for row in connection.execute(select(sets.c.name).where(by_set))]
+            twin = connection.execute(
+                select(images.c.version).where(
+                    (images.c.digest == image.digest)
+                    & ((images.c.name != image.name) | (images.c.version != image.version))
+                )
+            ).first()
+            if twin is None:
+                query = select(members.c.name).where(members.c.image_digest == image.digest)
+                users += [row.name for row in connection.execute(query)]
+            if users:
+                raise Conflict(
+                    f"image {image.ref!r} is in use by {', '.join(sorted(users))}",
+                    "delete or update what uses it first",
+                )
+            key = (images.c.name == image.name) & (images.c.version == image.version)
+            connection.execute(delete(images).where(key))
+
+    # ---- wishes ------------------------------------------------------------------------------------------
+
+    def declare_set(self, spec: ScaleSetSpec, image: Image, model: str) -> bool:
+        """Write the wish; False if it was exactly this already. Raises Conflict while the set is being deleted."""
+        with self.database.write() as connection:
+            row = connection.execute(select(sets).where(sets.c.name == spec.name)).first()
+            values = {
+                "spec": spec.to_json(),
+                "model": model,
+                "image_name": image.name,
+                "image_version": image.version,
+            }
+            if row is None:
+                fresh = {"generation": 1, "settled_generation": 0, "deleting": False, "stuck": ""}
+                connection.execute(insert(sets).values(name=spec.name, created_at=self.now(), **fresh, **values))
+                self._note(connection, spec.name, "", "set_declared", f"{spec.name} was declared")
+                return True
+            if row.deleting:
+                raise Conflict(f"set {spec.name!r} is being deleted", "wait for the deletion, then apply again")
+            if all(getattr(row, key) == value for key, value in values.items()):
+                return False
+            connection.execute(
+                update(sets).where(sets.c.name == spec.name).values(generation=sets.c.generation + 1, **values)
+            )
+            self._note(connection, spec.name, "", "settings_changed", f"the declaration of {spec.name} changed")
+            return True
+
+    def mark_deleting(self, name: str) -> None:
+        """Raises NotFound."""
+        with self.database.write() as connection:
+            done = connection.execute(
+                update(sets).where(sets.c.name == name).values(deleting=True, generation=sets.c.generation + 1)
+            )
+            if done.rowcount == 0:
+                raise NotFound(f"there is no scale set {name!r}", "see 'understudy status'")
+            self._note(connection, name, "", "set_deleting", f"{name} is to be deleted")
+
+    def request(self, member: Member, wish: Request, spec: ScaleSetSpec | None = None) -> None:
+        """Ask something of one member, and change its set's spec with it where given (remove: one fewer)."""
+        reason = f"{wish.value} was asked for"
+        with self.database.write() as connection:
+            connection.execute(
+                update(members).where(members.c.name == member.name).values(request=wish.value, reason=reason)
+            )
+            values: dict[str, Any] = {"generation": sets.c.generation + 1}
+            if spec is not None:
+                values["spec"] = spec.to_json()
+            connection.execute(update(sets).where(sets.c.name == member.set_name).values(**values))
+            self._note(connection, member.set_name, member.name, f"{wish.value}_requested", reason)
+
+    def touch_set(self, name: str) -> None:
+        """A wish to look again: failed members are due at once."""
+        with self.database.write() as connection:
+            connection.execute(update(sets).where(sets.c.name == name).values(generation=sets.c.generation + 1))
+            connection.execute(
+                update(members)
+                .where((members.c.set_name == name) & (members.c.phase == "failed"))
+                .values(phase_since=0.0)
+            )
+
+    # ---- events and facts --------------------------------------------------------------------------------
+
+    def note(self, set_name: str, member: str, kind: str, reason: str) -> None:
+        with self.database.write() as connection:
+            self._note(connection, set_name, member, kind, reason)
+
+    def _note(self, connection: Connection, set_name: str, member: str, kind: str, reason: str) -> None:
+        connection.execute(
+            insert(events).values(at=self.now(), set_name=set_name, member=member, kind=kind, reason=reason)
+        )
+
+    def read_fact(self, key: str) -> Any:
+        """A remembered JSON value, None if there is none."""
+        with self.database.read() as connection:
+            row = connection.execute(select(facts.c.value).where(facts.c.key == key)).first()
+        return json.loads(row.value) if row else None
+
+    def write_fact(self, key: str, value: Any) -> None:
+        with self.database.write() as connection:
+            connection.execute(delete(facts).where(facts.c.key == key))
+            connection.execute(insert(facts).values(key=key, value=json.dumps(value)))
+
+    def installation(self) -> str:
+        """A random name of this installation, made once: machines of another one are not ours."""
+        found = self.read_fact("installation")
+        if found is None:
+            with self.database.write() as connection:
+                row = connection.execute(select(facts.c.value).where(facts.c.key == "installation")).first()
+                if row is not None:
+                    return str(json.loads(row.value))
+                found = secrets.token_hex(8)
+                connection.execute(insert(facts).values(key="installation", value=json.dumps(found)))
+        return str(found)
+
+    def find_lease_holder(self, name: str) -> tuple[str, float] | None:
+        """(holder, expiry in seconds since the epoch)."""
+        with self.database.read() as connection:
+            row = connection.execute(select(leases).where(leases.c.name == name)).first()
+        return (row.holder, row.expires_at) if row else None
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_store(url: str, now: Callable[[], float]) -> Store:
+    """Open the store at an SQLAlchemy URL, making its tables. Raises StoreError."""
+    if url.startswith("sqlite:///"):
+        file = Path(url.removeprefix("sqlite:///"))
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch(mode=0o600)
+    database = Database(url)
+    database.ensure_schema()
+    return Store(database, now)

@@ -1,0 +1,85 @@
+"""Tables, in portable SQL: SQLite by default, PostgreSQL by URL. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("key", String(200), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("virtual_size", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("source", Text, nullable=False),
+)
+
+sets = Table(
+    "sets",
+    metadata,
+    Column("name", String(30), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("model", String(16), nullable=False),
+    Column("image_name", String(64), nullable=False),
+    Column("image_version", Integer, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("settled_generation", Integer, nullable=False),
+    Column("deleting", Boolean, nullable=False),
+    Column("stuck", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("set_name", String(30), nullable=False, index=True),
+    Column("role", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("host", String(32), nullable=False),
+    Column("zone", String(32), nullable=False),
+    Column("address", String(15), nullable=False),
+    Column("mac", String(17), nullable=False),
+    Column("incarnation", Integer, nullable=False),
+    Column("model", String(16), nullable=False),
+    Column("image_digest", String(64), nullable=False),
+    Column("request", String(16), nullable=True),
+    Column("reason", Text, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("phase_since", Float, nullable=False),
+    UniqueConstraint("address", name="one_machine_per_address"),
+    UniqueConstraint("mac", name="one_machine_per_mac"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("set_name", String(30), nullable=False, index=True),
+    Column("member", String(64), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(200), nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
