@@ -29,7 +29,15 @@ class Choice:
     """Global options of this invocation."""
 
     state_dir: Path | None = None
-    verbose: bool = False
+
+
+def start_log(level: int) -> None:
+    """The controller's log on stderr. Called twice, the first level stays."""
+    import logging
+
+    logging.basicConfig(
+        level=level, format="%(asctime)s.%(msecs)03d %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
 
 
 def runtime() -> Runtime:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.context import Choice, JsonOption, opened, print_json, say
+from orchestrator.cli.context import JsonOption, opened, print_json, say, start_log
 
 if TYPE_CHECKING:
     from orchestrator.daemon.runtime import Runtime
@@ -54,7 +55,7 @@ def _subject(runtime: Runtime) -> Subject:
     )
 
 
-def _existing(runtime: Runtime):  # type: ignore[no-untyped-def]
+def _existing(runtime: Runtime) -> Path:
     runtime.paths.ensure()
     return runtime.paths.root
 
@@ -72,9 +73,6 @@ def serve() -> None:
 
     from orchestrator.daemon.serve import serve as run
 
-    logging.basicConfig(
-        level=logging.DEBUG if Choice.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    start_log(logging.INFO)
     with opened() as runtime:
         run(runtime, lambda: say("understudy: controller is running"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,7 +15,7 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.cli import access, host, images, instances, sets, view
-from orchestrator.cli.context import Choice
+from orchestrator.cli.context import Choice, start_log
 from orchestrator.errors import UnderstudyError
 
 app = typer.Typer(
@@ -40,16 +42,29 @@ def options(
         typer.echo(f"understudy {__version__}")
         raise typer.Exit()
     Choice.state_dir = state_dir
-    Choice.verbose = verbose
+    if verbose:
+        start_log(logging.DEBUG)
 
+
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    sets.apply,
+    view.status,
+    sets.scale,
+    sets.pool,
+    instances.reimage,
+    instances.restart,
+    instances.remove,
+    sets.delete,
+    view.events,
+    access.ssh,
+    access.console,
+    view.schema,
+    host.serve,
+)
 
 app.command()(host.doctor)
 app.add_typer(images.app, name="image")
-for command in (sets.apply, view.status, sets.scale, sets.pool):
-    app.command()(command)
-for command in (instances.reimage, instances.restart, instances.remove, sets.delete):
-    app.command()(command)
-for command in (view.events, access.ssh, access.console, view.schema, host.serve):
+for command in _COMMANDS:
     app.command()(command)
 
 

@@ -42,6 +42,7 @@ class Show:
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._usual: dict[str, float] = {}
+        self._was_short = False
         self.grown_after: float | None = None
 
     def __enter__(self) -> Show:
@@ -65,8 +66,10 @@ class Show:
             self._bars.stop()
 
     def __call__(self, now: Progress) -> None:
-        if self.grown_after is None and now.wanted and now.in_service >= now.wanted.wanted_instances > 0:
-            self.grown_after = time.monotonic() - self._began
+        complete = now.wanted is not None and now.in_service >= now.wanted.wanted_instances > 0
+        self._was_short |= not complete
+        if complete and self._was_short:
+            self.grown_after, self._was_short = time.monotonic() - self._began, False
         self._print_events()
         if self._bars is not None:
             self._move_bars(self._bars, now)

@@ -90,7 +90,7 @@ def scale(
         carry_out_wish(runtime, name, limit)
 
 
-class State(str, enum.Enum):
+class State(enum.StrEnum):
     """Values of --state."""
 
     running = "running"

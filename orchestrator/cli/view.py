@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from orchestrator.cli.context import JsonOption, opened, print_json, say
@@ -37,7 +38,7 @@ def status(
         while True:
             found = _read(runtime, name)
             if watch and not json_:
-                typer.clear()
+                click.clear()
             if json_:
                 print_json(found[0] if name is not None else found)
             else:
@@ -78,8 +79,9 @@ def _print_set(one: dict[str, Any]) -> None:
         _print_pool(one["standby"])
     for row in sorted(one["members"], key=lambda row: (row["role"], row["name"])):
         marks = [word for word, on in (("in rotation", row["in_rotation"]), ("older model", row["stale"])) if on]
+        place = f"{row['host']}/{row['zone']}"
         say(
-            f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<8} {row['host']}/{row['zone']}"
+            f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<8} {place}"
             f"  {row['address']:<15} #{row['incarnation']} {', '.join(marks)}".rstrip()
         )
         say(f"      {row['reason'].partition(chr(10))[0]}")

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from orchestrator.config.explain import explain
 from orchestrator.errors import SpecError
-from orchestrator.models.spec import RESERVED_USER_DATA, ScaleSetSpec, UploadSource
+from orchestrator.models.spec import RESERVED_USER_DATA, ScaleSetSpec
 
 MAX_FILE_SIZE = 1024 * 1024
 
@@ -156,7 +156,7 @@ def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
             line = document.line(("setup", "steps", index, "upload", "from"))
             raise SpecError(f"{document.file}:{line}: cannot upload {step.upload.source!r}: {path} does not exist")
         source = str(path) + ("/" if step.upload.source.endswith("/") else "")
-        upload = UploadSource(source=source, to=step.upload.to)
+        upload = step.upload.model_copy(update={"source": source})
         steps.append(step.model_copy(update={"upload": upload}))
     setup = spec.setup.model_copy(update={"steps": tuple(steps)})
     return spec.model_copy(update={"setup": setup})

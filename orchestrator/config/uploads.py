@@ -21,7 +21,7 @@ def pack_uploads(spec: ScaleSetSpec, store: Path) -> ScaleSetSpec:
     steps = []
     for step in spec.setup.steps:
         if step.upload is not None and step.upload.digest is None:
-            packed = UploadSource(source=step.upload.source, to=step.upload.to, digest=_pack(step.upload, store))
+            packed = step.upload.model_copy(update={"digest": _pack(step.upload, store)})
             step = step.model_copy(update={"upload": packed})
         steps.append(step)
     setup = spec.setup.model_copy(update={"steps": tuple(steps)})

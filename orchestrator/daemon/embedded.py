@@ -125,7 +125,7 @@ class _Worker:
         bell = Doorbell(self._runtime.paths.doorbells, self._controller.wake)
         try:
             self._controller.run(self._turned.set)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             self._failure = error
         finally:
             bell.close()

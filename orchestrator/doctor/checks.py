@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 from orchestrator.config.settings import HostSettings, Settings
 from orchestrator.drivers.libvirt.accelerator import Accelerator
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.host import available_memory
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import UnderstudyError
 
@@ -53,8 +54,9 @@ def examine(subject: Subject) -> Iterator[Finding]:
     """One finding after the other, so that a slow check does not hold back what is known."""
     yield from _state_dir(subject)
     for host in subject.settings.hosts:
-        reachable = yield from _libvirt(subject, host)
-        if reachable:
+        findings = list(_libvirt(subject, host))
+        yield from findings
+        if all(finding.level == "ok" for finding in findings):
             yield from _kvm_device(host)
             yield from _storage(subject, host)
             yield from _accelerator(subject, host)
@@ -73,14 +75,14 @@ def _state_dir(subject: Subject) -> Iterator[Finding]:
         yield Finding("state directory", "ok", text)
 
 
-def _libvirt(subject: Subject, host: HostSettings) -> Iterator[Finding]:  # type: ignore[misc]
+def _libvirt(subject: Subject, host: HostSettings) -> Iterator[Finding]:
     name = f"libvirt on {host.name}"
     try:
         connection = subject.connections[host.name].get()
     except UnderstudyError as error:
         fix = "apt-get install libvirt-daemon-system, then: systemctl start libvirtd (or scripts/libvirtd-up)"
         yield Finding(name, "fault", error.message, fix)
-        return False
+        return
     version = _numbers(connection.getLibVersion())
     qemu = _numbers(connection.getVersion())
     for what, found, least in (("libvirt", version, _MIN_LIBVIRT), ("QEMU", qemu, _MIN_QEMU)):
@@ -89,7 +91,6 @@ def _libvirt(subject: Subject, host: HostSettings) -> Iterator[Finding]:  # type
             yield Finding(f"{what} on {host.name}", "fault", f"version {dotted} is too old", f"upgrade {what}")
         else:
             yield Finding(f"{what} on {host.name}", "ok", f"version {dotted} at {host.uri}")
-    return True
 
 
 def _numbers(version: int) -> tuple[int, int, int]:
@@ -180,7 +181,7 @@ def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:
 
 
 def _memory(subject: Subject, host: HostSettings) -> Finding:
-    free = int(subject.connections[host.name].get().getFreeMemory())
+    free = available_memory(subject.connections[host.name].get())
     text = f"{free / 2**30:.1f} GiB free"
     if free < _MIN_MEMORY:
         return Finding(f"memory on {host.name}", "fault", text, "stop something, or declare smaller machines")

@@ -26,79 +26,81 @@ class ImageFacts:
     virtual_size: int
 
 
-def inspect_image(file: Path) -> ImageFacts:
-    """What the file is. Raises ImageRefused for everything we do not accept, naming the reason.
+def inspect_image(file: Path, shown: str = "") -> ImageFacts:
+    """What the file is. Raises ImageRefused for everything we do not accept, calling it `shown`.
 
     The format is decided here and then given to qemu-img explicitly, so that nothing is ever probed: a raw disk
     whose guest wrote a qcow2 header into it must not become a qcow2 file that names host files.
     """
+    shown = shown or str(file)
     try:
         with file.open("rb") as handle:
-            head = handle.read(4)
-            size = file.stat().st_size
+            start = handle.read(1024)
     except OSError as error:
-        raise ImageRefused(f"cannot read image {file}: {error.strerror}") from error
-    if size == 0:
-        raise ImageRefused(f"{file} is empty")
-    if head != _QCOW2_MAGIC:
-        return _inspect_raw(file, size)
-    info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], file)
+        raise ImageRefused(f"cannot read image {shown}: {error.strerror}") from error
+    if not start:
+        raise ImageRefused(f"{shown} is empty")
+    if not start.startswith(_QCOW2_MAGIC):
+        return _inspect_raw(start, file.stat().st_size, shown)
+    info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], shown)
+    _refuse_other_files(info, shown)
+    virtual_size = int(info["virtual-size"])
+    _check(file, virtual_size, int(info.get("cluster-size", 65536)), shown)
+    return ImageFacts("qcow2", virtual_size)
+
+
+def _refuse_other_files(info: dict[str, Any], shown: str) -> None:
+    """The file-read attack of qcow2: a header that names another file of the host."""
     details = info.get("format-specific", {}).get("data", {})
-    for key in ("backing-filename", "full-backing-filename"):
-        if info.get(key):
-            raise ImageRefused(
-                f"{file} is not self-contained: it names the backing file {info[key]!r}",
-                "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from",
-            )
-    if details.get("data-file") or "data-file" in json.dumps(details):
-        raise ImageRefused(
-            f"{file} keeps its data in another file ({details.get('data-file', 'unnamed')!r})",
-            "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from",
-        )
-    if details.get("encrypt"):
-        raise ImageRefused(f"{file} is encrypted", "decrypt it first with qemu-img convert")
+    backing = info.get("backing-filename") or info.get("full-backing-filename")
+    flatten = "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
+    if backing:
+        raise ImageRefused(f"{shown} is not self-contained: it names the backing file {backing!r}", flatten)
+    if "data-file" in details or "data-file-raw" in details:
+        raise ImageRefused(f"{shown} keeps its data in another file ({details.get('data-file')!r})", flatten)
+    if info.get("encrypted") or details.get("encrypt"):
+        raise ImageRefused(f"{shown} is encrypted", "decrypt it first with qemu-img convert")
     if details.get("corrupt"):
-        raise ImageRefused(f"{file} is marked corrupt", "repair it first: qemu-img check -r all")
-    _check(file)
-    return ImageFacts("qcow2", int(info["virtual-size"]))
+        raise ImageRefused(f"{shown} is marked corrupt", "repair it first: qemu-img check -r all")
 
 
-def _inspect_raw(file: Path, size: int) -> ImageFacts:
+# Marks of formats that are neither raw nor qcow2.
+_OTHER_FORMATS = {b"KDMV": "VMDK", b"# Disk Desc": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD"}
+
+
+def _inspect_raw(start: bytes, size: int, shown: str) -> ImageFacts:
     """A raw disk has no header of its own: we ask for the mark of a boot sector or of a GPT."""
-    with file.open("rb") as handle:
-        start = handle.read(1024)
-    for magic, name in (
-        (b"KDMV", "VMDK"),
-        (b"vhdxfile", "VHDX"),
-        (b"conectix", "VHD"),
-        (b"# Disk Desc", "VMDK"),
-    ):
+    for magic, name in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise ImageRefused(
-                f"{file} is a {name} image; this version takes qcow2 and raw",
+                f"{shown} is a {name} image; this version takes qcow2 and raw",
                 "convert it first: qemu-img convert -O qcow2 IN OUT",
             )
     if size % 512 or len(start) < 1024 or (start[510:512] != b"\x55\xaa" and start[512:520] != b"EFI PART"):
         raise ImageRefused(
-            f"{file} is neither a qcow2 image nor a bootable raw disk",
+            f"{shown} is neither a qcow2 image nor a bootable raw disk",
             "give a qcow2 file, or a raw disk with a partition table",
         )
     return ImageFacts("raw", size)
 
 
-def _check(file: Path) -> None:
+def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
     """Raises ImageRefused if the file is truncated or its tables are damaged."""
+    again = "copy it again and compare sha256"
     done = _run(["check", "--force-share", "-f", "qcow2", "--output=json", str(file)], _INSPECT_SECONDS * 5)
     # Exit 3: clusters are leaked; that wastes space and harms nobody.
     if done.returncode not in (0, 3):
-        raise ImageRefused(f"{file} is damaged or truncated: {_words(done)}", "copy it again and compare sha256")
-    report = json.loads(done.stdout)
-    end = int(report.get("image-end-offset", 0))
-    if end > file.stat().st_size:
-        raise ImageRefused(
-            f"{file} is truncated: its last cluster ends at byte {end}, the file at {file.stat().st_size}",
-            "copy it again and compare sha256",
-        )
+        raise ImageRefused(f"{shown} is damaged or truncated: {_words(done)}", again)
+    end, size = int(json.loads(done.stdout).get("image-end-offset", 0)), file.stat().st_size
+    # The last cluster of a compressed image may be shorter than a cluster.
+    if end - size >= cluster:
+        raise ImageRefused(f"{shown} is truncated: its data ends at byte {end}, the file at {size}", again)
+    # Read it all once: damage in compressed clusters shows only then.
+    sink = f"driver=null-co,size={virtual_size}"
+    source = f"driver=qcow2,file.driver=file,file.filename={str(file).replace(',', ',,')}"
+    read = _run(["convert", "--image-opts", "-n", "--target-image-opts", source, sink], _INSPECT_SECONDS * 10)
+    if read.returncode != 0:
+        raise ImageRefused(f"{shown} is damaged or truncated: {_words(read)}", again)
 
 
 def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[float], None]) -> None:
@@ -136,10 +138,10 @@ def _progress(stream: Any) -> Any:
                 yield float(number)
 
 
-def _run_json(arguments: list[str], file: Path) -> dict[str, Any]:
+def _run_json(arguments: list[str], shown: str) -> dict[str, Any]:
     done = _run(arguments, _INSPECT_SECONDS)
     if done.returncode != 0:
-        raise ImageRefused(f"{file} is not a usable image: {_words(done)}")
+        raise ImageRefused(f"{shown} is not a usable image: {_words(done)}")
     return dict(json.loads(done.stdout))
 
 

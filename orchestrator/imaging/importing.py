@@ -41,7 +41,7 @@ def import_image(store: Store, paths: StatePaths, name: str, file: Path, on_prog
     with _scratch(paths.work) as scratch:
         on_progress(0, f"inspecting {file.name}")
         source = _private_copy(file, scratch)
-        facts = inspect_image(source)
+        facts = inspect_image(source, str(file))
         target, made = source, facts
         if facts.kind != "qcow2":
             target = scratch / "image.qcow2"

@@ -6,14 +6,14 @@ destroyed or replaced. `docs/loop.md` draws this table.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from orchestrator.models.members import Phase, Request
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import EffectKind
 
 
-class Action(str, Enum):
+class Action(StrEnum):
     CREATE = "create"
     PROVISION = "provision"
     FAIL = "fail"  # the machine went away during its setup

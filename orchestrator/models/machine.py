@@ -42,7 +42,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Subnet:
-    """An IPv4 network guests sit on: `cidr` such as 192.168.122.0/24; `reserved` addresses are not ours to give."""
+    """An IPv4 network guests sit on: `cidr` such as 192.168.122.0/24; `reserved` addresses are taken."""
 
     cidr: str
     gateway: str

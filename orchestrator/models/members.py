@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from orchestrator.models.spec import ScaleSetSpec
 
 
-class Role(str, Enum):
+class Role(StrEnum):
     """Inside the set, or in its reserve."""
 
     INSTANCE = "instance"
     STANDBY = "standby"
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """Where a member is in its life; the table in `lifecycle` says what happens next."""
 
     CREATING = "creating"  # disks, seed and domain are being made
@@ -30,7 +30,7 @@ class Phase(str, Enum):
     FAILED = "failed"  # could not be created; its machine is gone; tried again later
 
 
-class Request(str, Enum):
+class Request(StrEnum):
     """What the operator (or scale-in) wants done to one member, kept until it is done."""
 
     REIMAGE = "reimage"
@@ -38,7 +38,7 @@ class Request(str, Enum):
     REMOVE = "remove"
 
 
-class PoolState(str, Enum):
+class PoolState(StrEnum):
     """The power state in which ready pool members are parked."""
 
     RUNNING = "running"

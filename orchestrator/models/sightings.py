@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 
-class Power(str, Enum):
+class Power(StrEnum):
     """A member's machine, as its host reports it."""
 
     RUNNING = "running"
@@ -42,7 +42,7 @@ class HostSighting:
     machines: Mapping[str, MachineSighting] = field(default_factory=dict)  # by domain name
 
 
-class Rotation(str, Enum):
+class Rotation(StrEnum):
     """Administrative state of one server in HAProxy."""
 
     READY = "ready"

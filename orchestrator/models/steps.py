@@ -7,13 +7,13 @@ which one is due, so a crash between an effect and its record costs a repetition
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from orchestrator.models.balancing import BalancerConfig
 from orchestrator.models.members import Member, Phase, Role
 
 
-class EffectKind(str, Enum):
+class EffectKind(StrEnum):
     CREATE = "create"  # overlay, seed, domain, started
     PROVISION = "provision"  # setup result, steps, readiness
     START = "start"  # the domain is started

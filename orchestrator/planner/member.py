@@ -55,7 +55,7 @@ def plan_member(
 def _begin_request(view: _View, request: Request) -> MemberPlan:
     member = view.member
     if member.phase in CARRIES_TRAFFIC and view.sighting.power is Power.RUNNING:
-        return _advance(view, Phase.DRAINING, f"draining {member.name}: {request.value} was asked for")
+        return _advance(view, Phase.DRAINING, f"draining {member.name}: {member.reason}")
     return _answer(view, request)
 
 
@@ -68,8 +68,7 @@ def _answer(view: _View, request: Request) -> MemberPlan:
         return MemberPlan((step,))
     reimage = request is Request.REIMAGE
     verb = "reimaging" if reimage else "removing"
-    reason = f"{verb} {member.name}: {member.reason}" if member.reason else f"{verb} {member.name}"
-    step = Advance(member, ANSWER[request], reason, new_body=reimage, answered=reimage)
+    step = Advance(member, ANSWER[request], f"{verb} {member.name}", new_body=reimage, answered=reimage)
     return MemberPlan((step,))
 
 

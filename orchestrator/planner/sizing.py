@@ -121,9 +121,9 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
         return "on a host that does not answer"
     if member.model != wanted.model:
         return "of an older model"
-    return (
-        "" if power is _PARKED_POWER[wanted.pool_state] else f"{power.value} instead of {wanted.pool_state.value}"
-    )
+    if power is _PARKED_POWER[wanted.pool_state]:
+        return ""
+    return f"{power.value} instead of {wanted.pool_state.value}"
 
 
 def _plan_pool(

@@ -111,6 +111,7 @@ class Controller:
         now = self._parts.clock.now()
         desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits)
         wanted = plan(desired, observed, busy, now, self._suspects)
+        log.debug("turn: %d steps, %d under way", len(wanted.steps), len(busy))
         self._suspects = wanted.suspects
         sets = {one.name: one for one in snapshot.sets}
         changed = [self._perform(step, sets) for step in wanted.steps]

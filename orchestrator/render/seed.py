@@ -121,7 +121,8 @@ def _fill(text: str, variables: dict[str, Any]) -> str:
     try:
         return _ENVIRONMENT.from_string(text).render(variables)
     except TemplateError as error:
-        line = f" (line {error.lineno})" if getattr(error, "lineno", None) else ""
+        number = getattr(error, "lineno", None)
+        line = f" (line {number})" if number else ""
         raise SpecError(
             f"user_data is not a usable Jinja2 template{line}: {error}",
             "known variables: instance.name, instance.address, set.name; put literal braces in {% raw %}",

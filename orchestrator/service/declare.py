@@ -123,8 +123,8 @@ def preview(
     current = next((one for one in known.sets if one.name == spec.name), None)
     generation = current.generation + 1 if current else 1
     wished = ScaleSet(spec, model, image, generation, generation - 1, False, "")
-    sets = tuple(one for one in known.sets if one.name != spec.name) + (wished,)
-    return plan(Desired(sets, known.members, prefix, limits), observed, {}, now)
+    others = [one for one in known.sets if one.name != spec.name]
+    return plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
 
 
 def get_set(store: Store, name: str) -> ScaleSet:

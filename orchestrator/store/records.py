@@ -68,7 +68,7 @@ class Recorder:
                 values |= {"failures": 0} if following in _HEALTHY else {}
             if not values:
                 return True
-            return self._change(connection, member, reason, following.value, values)
+            return self._change(connection, member, f"{reason}: done", following.value, values)
 
     def failed(self, member: Member, reason: str) -> bool:
         """Record that a machine is no good; it is removed and tried again after a pause."""

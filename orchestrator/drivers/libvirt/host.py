@@ -29,6 +29,8 @@ _UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+# Never wait for a job on one machine while looking at all of them.
+_LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
 _ASK_AGAIN = 5.0  # seconds after which a guest that did not hear the power button is asked again
 
@@ -61,6 +63,7 @@ class LibvirtHost:
         self._owners: dict[str, Owner | None] = {}
         self._rebooted: set[str] = set()
         self._changed = threading.Condition()
+        self._distributing = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         connection.watch(self._on_event, self._on_lost)
 
@@ -84,7 +87,7 @@ class LibvirtHost:
             rebooted, self._rebooted = self._rebooted, set()
         machines = {}
         mine = f"{self._identity.prefix}-"
-        for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0):
+        for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, _LOOK_FLAGS):
             name = domain.name()
             owner = self._owner_of(domain) if name.startswith(mine) else None
             if owner is None:
@@ -97,7 +100,7 @@ class LibvirtHost:
             zone=self._identity.zone,
             answers=True,
             memory_total=int(info[1]) * 2**20,
-            memory_free=int(connection.getFreeMemory()),
+            memory_free=available_memory(connection),
             cpus=int(info[2]),
             machines=machines,
         )
@@ -114,8 +117,12 @@ class LibvirtHost:
 
     def ensure_image(self, image: Image, file: Path) -> None:
         name = image_volume(self._identity.prefix, image.digest)
-        if self.volumes.find(f"{name}.verified") is not None and self.volumes.find(name) is not None:
-            return
+        # One upload for all machines that wait for it.
+        with self._distributing:
+            if self.volumes.find(f"{name}.verified") is None or self.volumes.find(name) is None:
+                self._upload_image(name, image, file)
+
+    def _upload_image(self, name: str, image: Image, file: Path) -> None:
         self.volumes.upload_file(name, file, image.digest, mode="0444" if self._is_privileged() else "0600")
         if not self._is_privileged():
             # An ordinary user's libvirtd cannot fill a file it may not write: the mode follows the content.
@@ -257,6 +264,12 @@ class LibvirtHost:
     def _on_lost(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def available_memory(connection: Any) -> int:
+    """Bytes a new process could get: free memory and what the page cache would give up."""
+    stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+    return sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached")) * 1024
 
 
 def _power(state: int, reason: int) -> Power:
