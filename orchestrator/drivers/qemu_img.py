@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.drivers.qcow2 import end_of_compressed_data
 from orchestrator.errors import ImageRefused, UnderstudyError
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -92,8 +93,8 @@ def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
     if done.returncode not in (0, 3):
         raise ImageRefused(f"{shown} is damaged or truncated: {_words(done)}", again)
     end, size = int(json.loads(done.stdout).get("image-end-offset", 0)), file.stat().st_size
-    # The last cluster of a compressed image may be shorter than a cluster.
-    if end - size >= cluster:
+    # The last cluster of a compressed image may be shorter than a cluster, but not than its data.
+    if end - size >= cluster or end_of_compressed_data(file) > size:
         raise ImageRefused(f"{shown} is truncated: its data ends at byte {end}, the file at {size}", again)
     # Read it all once: damage in compressed clusters shows only then.
     sink = f"driver=null-co,size={virtual_size}"

@@ -69,6 +69,7 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "in_rotation": _in_rotation(member, wanted, observed),
         "reason": member.reason,
         "failures": member.failures,
+        "created_at": member.created_at,
         "since": member.phase_since,
     }
 

@@ -1,0 +1,1 @@
+"""Tests. `fakes` and `builders` are shared by all of them."""

@@ -1,0 +1,33 @@
+"""Fixtures shared by tests with real neighbours."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.guest_images import guest_image
+from tests.support.installation import Installation, installation
+
+
+@pytest.fixture(scope="session")
+def micro_image() -> Path:
+    """The micro guest's disk image."""
+    return guest_image("micro")
+
+
+@pytest.fixture
+def empty() -> Iterator[Installation]:
+    """A fresh installation without images."""
+    assert shutil.which("curl"), "the tests need curl"
+    with installation() as made:
+        yield made
+
+
+@pytest.fixture
+def site(empty: Installation, micro_image: Path) -> Installation:
+    """A fresh installation with the micro image."""
+    empty.run("image", "add", "micro", str(micro_image))
+    return empty

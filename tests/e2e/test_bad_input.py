@@ -1,0 +1,114 @@
+"""Bad input through the command line: exit 2, the value named, the fix in a second line, nothing changed."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import Installation
+from tests.support.specs import web_set
+
+
+@pytest.fixture
+def empty_micro(empty: Installation, tmp_path: Path) -> Installation:
+    """An installation with a disk image that no test boots."""
+    disk = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
+    empty.run("image", "add", "micro", str(disk))
+    return empty
+
+
+def refused(site: Installation, text: str, *arguments: str) -> str:
+    file = site.write("web.yaml", text)
+    said = site.run("apply", str(file), *arguments, expect=2)
+    assert site.json("status") == []
+    assert site.domains() == []
+    return said
+
+
+def test_unknown_key_names_file_line_and_nearest_key(empty_micro: Installation) -> None:
+    said = refused(empty_micro, web_set(empty_micro, more="instnaces: 3\n"))
+    assert f"{empty_micro.root}/web.yaml:" in said
+    assert "unknown key 'instnaces' (nearest: 'instances')" in said
+
+
+def test_unknown_image_names_the_command_that_makes_it(empty: Installation) -> None:
+    said = refused(empty, web_set(empty))
+    assert "image 'micro' is missing" in said
+    assert "understudy image build micro" in said
+
+
+def test_disk_smaller_than_the_image(empty_micro: Installation) -> None:
+    text = web_set(empty_micro).replace("memory: 128MiB", "memory: 128MiB, disk: 16MiB")
+    assert "smaller than image 'micro:1' (64 MiB)" in refused(empty_micro, text)
+
+
+def test_more_memory_than_the_host_has(empty_micro: Installation) -> None:
+    said = refused(empty_micro, web_set(empty_micro).replace("128MiB", "4TiB"))
+    assert "more than any host has" in said
+
+
+def test_more_machines_than_the_hosts_have_memory_for(empty_micro: Installation) -> None:
+    said = refused(empty_micro, web_set(empty_micro, instances=5000))
+    assert "the hosts have" in said
+
+
+def test_port_that_is_taken(empty_micro: Installation) -> None:
+    with socket.socket() as taken:
+        taken.bind((empty_micro.endpoint, 8080))
+        taken.listen()
+        said = refused(empty_micro, web_set(empty_micro))
+    assert "another program listens there" in said
+    assert "ss -ltnp" in said
+
+
+def test_endpoint_of_another_set(empty_micro: Installation) -> None:
+    file = empty_micro.write("one.yaml", web_set(empty_micro, instances=0))
+    empty_micro.run("apply", str(file))
+    other = empty_micro.write("two.yaml", web_set(empty_micro, instances=0, name="shop"))
+    assert "belongs to set 'web'" in empty_micro.run("apply", str(other), expect=2)
+    assert [one["name"] for one in empty_micro.json("status")] == ["web"]
+
+
+def test_two_sets_of_one_name_in_a_file(empty_micro: Installation) -> None:
+    text = web_set(empty_micro) + "---\n" + web_set(empty_micro, port=8081)
+    assert "second set named 'web'" in refused(empty_micro, text)
+
+
+def test_deleting_an_image_in_use_is_refused_and_names_the_user(empty_micro: Installation) -> None:
+    file = empty_micro.write("web.yaml", web_set(empty_micro, instances=0))
+    empty_micro.run("apply", str(file))
+    assert "in use by web" in empty_micro.run("image", "remove", "micro", expect=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("scale", "nosuch", "2"), "there is no scale set 'nosuch'"),
+        (("delete", "nosuch"), "there is no scale set 'nosuch'"),
+        (("reimage", "web"), "does not name an instance"),
+        (("restart", "web/none"), "there is no scale set 'web'"),
+        (("image", "build", "windows"), "recipes: debian-12, micro"),
+        (("image", "show", "nosuch"), "there is no image 'nosuch'"),
+        (("apply", "/no/such/file"), "cannot read /no/such/file"),
+        (("scale", "web", "-1"), "-1"),
+    ],
+)
+def test_what_does_not_exist_is_named(empty: Installation, arguments: tuple[str, ...], words: str) -> None:
+    assert words in empty.run(*arguments, expect=2)
+
+
+def test_broken_settings_name_file_and_key(empty: Installation) -> None:
+    (empty.root / "config.toml").write_text("prefx = 'x'\n")
+    said = empty.run("status", expect=2)
+    assert "config.toml" in said
+    assert "nearest: 'prefix'" in said
+
+
+def test_help_of_every_command_has_an_example(empty: Installation) -> None:
+    commands = "doctor apply status scale pool reimage restart remove delete events ssh console serve schema"
+    for command in commands.split():
+        assert f"understudy {command}" in empty.run(command, "--help")

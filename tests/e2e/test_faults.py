@@ -1,0 +1,202 @@
+"""Faults: a clear reason, nothing lost, nothing left over, and going on when the cause is mended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import Installation, installation, wait_until
+from tests.support.private_host import PrivateHost, private_host
+from tests.support.specs import web_set
+
+pytestmark = pytest.mark.guest
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[PrivateHost]:
+    with private_host() as made:
+        yield made
+
+
+@pytest.fixture
+def there(host: PrivateHost, micro_image: Path) -> Iterator[Installation]:
+    """An installation whose host is the private one."""
+    with installation(enter=host.enter) as made:
+        made.run("image", "add", "micro", str(micro_image))
+        yield made
+
+
+def test_user_data_that_fails_is_reported_with_the_guests_own_words(site: Installation) -> None:
+    broken = "#!/bin/sh\necho cannot find the database >&2\nexit 3\n"
+    site.write("web.yaml", web_set(site, instances=1, user_data=broken))
+    said = site.run("apply", str(site.root / "web.yaml"), expect=1)
+    assert "user-data script failed with exit status 3" in said
+    row = site.status()["members"][0]
+    assert (row["phase"], row["failures"]) == ("failed", 1)
+    events = site.run("events", "web")
+    assert "cannot find the database" in events
+    wait_until(lambda: site.domains() == [] and overlays(site) == [], 5, "the failed machine is removed")
+
+    site.write("web.yaml", web_set(site, instances=1))
+    site.run("apply", str(site.root / "web.yaml"))
+    assert site.fetch() == site.members("instance")[0]["name"]
+
+
+def test_a_guest_that_never_answers_fails_with_its_console_and_is_tried_again_with_growing_pauses(
+    site: Installation,
+) -> None:
+    site.configure(limits='retry_pause = "2s"\n')
+    silent = "#!/bin/sh\necho the service stays down > /dev/console\n"
+    site.write("web.yaml", web_set(site, instances=1, user_data=silent, timeout="8s"))
+    said = site.run("apply", str(site.root / "web.yaml"), expect=1)
+    assert "does not answer with 200" in said
+    assert "the service stays down" in site.run("events", "web")
+    with site.serving():
+        wait_until(lambda: site.status()["members"][0]["failures"] >= 3, 90, "it is tried again")
+    pauses = [event for event in site.run("events", "web").splitlines() if "trying" in event]
+    assert len(pauses) >= 2
+    site.run("delete", "web")
+
+
+def test_apply_gives_up_waiting_in_time_and_goes_on_later(site: Installation) -> None:
+    site.write("web.yaml", web_set(site, instances=1))
+    said = site.run("apply", str(site.root / "web.yaml"), "--timeout", "1", expect=3)
+    assert "is not as declared after 1 s" in said
+    site.run("apply", str(site.root / "web.yaml"))
+    assert site.status()["converged"]
+
+
+@pytest.mark.parametrize("after", [0.6, 1.2, 2.5])
+def test_interrupted_at_any_moment_the_next_apply_goes_on(site: Installation, after: float) -> None:
+    site.write("web.yaml", web_set(site, instances=2))
+    process = site.start("apply", str(site.root / "web.yaml"))
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=after)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, out
+    assert "interrupted" in out
+    site.run("apply", str(site.root / "web.yaml"))
+    assert site.status()["instances"] == {"desired": 2, "in_service": 2}
+    assert len(site.domains()) == 2
+    assert len(overlays(site)) == 2
+
+
+def test_one_controller_acts_while_another_waits_and_takes_over(site: Installation) -> None:
+    site.write("web.yaml", web_set(site, instances=1))
+    with site.serving() as first:
+        second = site.start("serve")
+        try:
+            said = site.run("apply", str(site.root / "web.yaml"))
+            assert "in service" in said
+            os.kill(first.pid, signal.SIGSTOP)  # it holds the lease, and lives, but does nothing
+            os.kill(first.pid, signal.SIGCONT)
+            assert len(site.domains()) == 1
+        finally:
+            second.send_signal(signal.SIGTERM)
+            out, _ = second.communicate(timeout=30)
+        assert "controller is running" not in out
+        assert second.returncode == 0
+
+
+def test_a_killed_controller_is_taken_over(site: Installation) -> None:
+    site.write("web.yaml", web_set(site, instances=1))
+    first = site.start("serve")
+    assert first.stdout is not None
+    first.stdout.readline()
+    first.kill()
+    first.communicate()
+    site.run("apply", str(site.root / "web.yaml"), seconds=60)
+    assert site.status()["converged"]
+
+
+def test_libvirtd_that_is_down_is_named_with_the_fix(host: PrivateHost, there: Installation) -> None:
+    there.write("web.yaml", web_set(there, instances=1))
+    host.stop_libvirtd()
+    try:
+        said = there.run("apply", str(there.root / "web.yaml"), expect=1)
+        assert "does not answer" in said or "cannot reach libvirt" in said
+        assert "FAULT" in there.run("doctor", expect=1)
+    finally:
+        host.start_libvirtd()
+    there.run("apply", str(there.root / "web.yaml"))
+    assert there.status()["converged"]
+
+
+def test_libvirtd_restarted_in_the_middle_costs_nothing(host: PrivateHost, there: Installation) -> None:
+    there.write("web.yaml", web_set(there, instances=2, standby="{state: stopped, max_ready: 3}"))
+    process = there.start("apply", str(there.root / "web.yaml"))
+    wait_until(lambda: len(there.domains()) >= 1, 30, "a machine is being made")
+    host.stop_libvirtd()
+    host.start_libvirtd()
+    out, _ = process.communicate(timeout=180)
+    if process.returncode != 0:
+        there.run("apply", str(there.root / "web.yaml"))
+    status = there.status()
+    assert status["converged"], out
+    assert len(there.domains()) == 3
+    assert len(overlays(there)) == 3
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_made(host: PrivateHost, there: Installation) -> None:
+    volumes = there.root / "volumes"
+    volumes.mkdir(mode=0o711, exist_ok=True)
+    host.run("mount", "-t", "tmpfs", "-o", "size=1m,mode=0711", "tmpfs", str(volumes))
+    try:
+        there.write("web.yaml", web_set(there, instances=1))
+        said = there.run("apply", str(there.root / "web.yaml"), expect=1)
+        assert "No space left on device" in said
+        assert there.domains() == []
+        host.run("mount", "-o", "remount,size=300m", str(volumes))
+        there.run("apply", str(there.root / "web.yaml"))
+        assert there.fetch() == there.members("instance")[0]["name"]
+        there.run("delete", "web")
+    finally:
+        there.run("image", "remove", "micro", expect=0)
+        host.run("virsh", "-q", "pool-destroy", there.prefix)
+        host.run("umount", str(volumes))
+
+
+def test_missing_haproxy_is_named_with_the_fix(host: PrivateHost, there: Installation, tmp_path: Path) -> None:
+    hidden = tmp_path / "nothing"
+    hidden.write_text("")
+    host.run("mount", "--bind", str(hidden), "/usr/sbin/haproxy")
+    try:
+        there.write("web.yaml", web_set(there, instances=1))
+        said = there.run("apply", str(there.root / "web.yaml"), expect=1)
+        assert "HAProxy is not installed" in said
+        assert "apt-get install haproxy" in there.run("doctor", expect=1)
+    finally:
+        host.run("umount", "/usr/sbin/haproxy")
+    there.run("apply", str(there.root / "web.yaml"))
+    assert there.status()["converged"]
+
+
+def test_guests_on_a_libvirt_network_get_allotted_addresses(host: PrivateHost, there: Installation) -> None:
+    network = there.write(
+        "network.xml",
+        "<network><name>ustnet</name><forward mode='nat'/><ip address='192.168.203.1' netmask='255.255.255.0'>"
+        "<dhcp><range start='192.168.203.100' end='192.168.203.200'/></dhcp></ip></network>",
+    )
+    host.run("virsh", "-q", "net-create", str(network))
+    there.configure(network='[network]\nmode = "network"\nname = "ustnet"\n')
+    there.write("web.yaml", web_set(there, instances=2, standby="{state: stopped, max_ready: 3}"))
+    there.run("apply", str(there.root / "web.yaml"))
+    rows = there.status()["members"]
+    assert all(row["address"].startswith("192.168.203.") for row in rows)
+    assert {there.fetch() for _ in range(6)} == {row["name"] for row in rows if row["role"] == "instance"}
+    reservations = host.run("virsh", "-q", "net-dumpxml", "ustnet")
+    assert all(f"ip='{row['address']}'" in reservations for row in rows)
+    there.run("scale", "web", "3")
+    there.run("reimage", f"web/{rows[0]['name']}") if rows[0]["role"] == "instance" else None
+    there.run("delete", "web")
+    assert "<host " not in host.run("virsh", "-q", "net-dumpxml", "ustnet")
+
+
+def overlays(site: Installation) -> list[str]:
+    return [name for name in site.volumes() if name.endswith(".qcow2") and "-image-" not in name]

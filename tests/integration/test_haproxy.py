@@ -1,0 +1,219 @@
+"""The load balancer driver on a real HAProxy: loopback addresses only."""
+
+from __future__ import annotations
+
+import http.server
+import secrets
+import socket
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config.resources import template
+from orchestrator.drivers.haproxy import HaproxyBalancer
+from orchestrator.errors import BalancerError
+from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
+from orchestrator.models.sightings import Rotation
+from tests.support.installation import wait_until
+
+
+class Backend:
+    """A small web server that says its name; may hold its answers back."""
+
+    def __init__(self, name: str) -> None:
+        self.release = threading.Event()
+        self.release.set()
+        self.entered = threading.Event()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path == "/slow":
+                    outer.entered.set()
+                    outer.release.wait(10)
+                body = name.encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_arguments: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_address[1]
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def backends() -> Iterator[dict[str, Backend]]:
+    made = {name: Backend(name) for name in ("web-1", "web-2")}
+    yield made
+    for backend in made.values():
+        backend.close()
+
+
+@pytest.fixture
+def balancer(tmp_path: Path) -> Iterator[HaproxyBalancer]:
+    made = HaproxyBalancer(tmp_path, template("haproxy.cfg.j2"))
+    yield made
+    made.converge(BalancerConfig())
+    assert not made.observe().running
+
+
+@pytest.fixture
+def front(backends: dict[str, Backend]) -> Frontend:
+    address = f"127.{secrets.randbelow(90) + 10}.{secrets.randbelow(250)}.1"
+    servers = tuple(
+        Server(name, "127.0.0.1", backend.port, Rotation.READY) for name, backend in sorted(backends.items())
+    )
+    return Frontend("web.http", "http", address, 18080, HealthCheck("/", 200, 0.2, 2), servers)
+
+
+def get(front: Frontend, path: str = "/") -> str:
+    with urllib.request.urlopen(f"http://{front.address}:{front.listen}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def with_state(front: Frontend, name: str, state: Rotation) -> Frontend:
+    servers = tuple(replace(one, state=state) if one.member == name else one for one in front.servers)
+    return replace(front, servers=servers)
+
+
+def pid_of(tmp_path: Path) -> str:
+    return (tmp_path / "haproxy.pid").read_text()
+
+
+def test_traffic_reaches_every_server(balancer: HaproxyBalancer, front: Frontend) -> None:
+    config = BalancerConfig((front,))
+    balancer.converge(config)
+    assert balancer.observe().digest == config.digest()
+    assert {get(front) for _ in range(6)} == {"web-1", "web-2"}
+
+
+def test_servers_come_go_and_change_without_a_reload(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    first = replace(front, servers=front.servers[:1])
+    balancer.converge(BalancerConfig((first,)))
+    pid = pid_of(tmp_path)
+    for wanted, expected in (
+        (front, {"web-1", "web-2"}),
+        (with_state(front, "web-1", Rotation.DRAIN), {"web-2"}),
+        (with_state(front, "web-1", Rotation.MAINT), {"web-2"}),
+        (front, {"web-1", "web-2"}),
+        (replace(front, servers=front.servers[1:]), {"web-2"}),
+    ):
+        config = BalancerConfig((wanted,))
+        balancer.converge(config)
+        assert balancer.observe().digest == config.digest()
+        assert {get(front) for _ in range(6)} == expected
+    assert pid_of(tmp_path) == pid
+
+
+def test_a_restart_forgets_no_drain_and_no_maintenance(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    config = BalancerConfig((with_state(with_state(front, "web-1", Rotation.DRAIN), "web-2", Rotation.MAINT),))
+    balancer.converge(config)
+    before = {key: seen.state for key, seen in balancer.observe().servers.items()}
+    subprocess.run(["kill", "-9", *pid_of(tmp_path).split()], check=True)
+    wait_until(lambda: not balancer.observe().running, 5, "it is dead")
+    balancer.converge(config)
+    assert {key: seen.state for key, seen in balancer.observe().servers.items()} == before
+    balancer.converge(BalancerConfig((front,)))
+    wait_until(lambda: {get(front) for _ in range(4)} == {"web-1", "web-2"}, 5, "both are back")
+
+
+def test_a_change_behind_our_back_shows_as_a_difference(balancer: HaproxyBalancer, front: Frontend) -> None:
+    config = BalancerConfig((front,))
+    balancer.converge(config)
+    balancer._runtime.ask("set server web.http/web-1 state maint")
+    assert balancer.observe().digest != config.digest()
+    balancer.converge(config)
+    assert balancer.observe().digest == config.digest()
+
+
+def test_a_drained_server_finishes_what_it_serves(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+) -> None:
+    only = replace(front, servers=front.servers[:1])
+    balancer.converge(BalancerConfig((only,)))
+    backends["web-1"].release.clear()
+    answers: list[str] = []
+    client = threading.Thread(target=lambda: answers.append(get(front, "/slow")))
+    client.start()
+    assert backends["web-1"].entered.wait(5)
+    balancer.converge(BalancerConfig((with_state(front, "web-1", Rotation.DRAIN),)))
+    assert balancer.observe().servers["web.http", "web-1"].sessions == 1
+    assert {get(front) for _ in range(4)} == {"web-2"}
+    backends["web-1"].release.set()
+    client.join(5)
+    assert answers == ["web-1"]
+    wait_until(lambda: balancer.observe().servers["web.http", "web-1"].sessions == 0, 5, "drained")
+
+
+def test_a_new_endpoint_is_loaded_without_losing_the_old(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    failed = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            try:
+                get(front)
+            except (urllib.error.URLError, OSError) as error:
+                failed.append(error)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    second = replace(front, name="web.other", listen=18081)
+    balancer.converge(BalancerConfig((front, second)))
+    stop.set()
+    client.join()
+    assert failed == []
+    assert get(second) in {"web-1", "web-2"}
+
+
+def test_a_dead_server_leaves_rotation_by_itself(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    backends["web-1"].close()
+    assert {get(front) for _ in range(8)} == {"web-2"}
+    wait_until(lambda: not balancer.observe().servers["web.http", "web-1"].is_up, 5, "it is seen down")
+    backends["web-1"] = Backend("web-1")
+
+
+def test_a_taken_port_is_named_and_the_running_process_goes_on(balancer: HaproxyBalancer, front: Frontend) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    with socket.socket() as taken:
+        taken.bind((front.address, 18082))
+        taken.listen()
+        assert "another program" in balancer.why_not_bindable(front.address, 18082)
+        with pytest.raises(BalancerError, match="18082"):
+            balancer.converge(BalancerConfig((front, replace(front, name="web.taken", listen=18082))))
+    assert balancer.why_not_bindable(front.address, front.listen) == ""
+    assert get(front) in {"web-1", "web-2"}
+    assert balancer.observe().digest == BalancerConfig((front,)).digest()
+
+
+def test_the_files_are_private(balancer: HaproxyBalancer, front: Frontend, tmp_path: Path) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    assert (tmp_path / "stats.sock").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "haproxy.cfg").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,1 @@
+"""What real-neighbour tests share: private installations, guest images, private hosts."""

@@ -1,0 +1,121 @@
+"""A libvirtd of its own, in its own network and mount namespaces: it may be killed, starved and given networks.
+
+The namespaces have the machine's files, but their own /run, /etc/libvirt, /var/lib/libvirt, /var/log/libvirt and
+/var/cache/libvirt. Everything in them ends with the namespace's first process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.installation import wait_until
+
+_PRIVATE = ("/run", "/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/var/cache/libvirt")
+
+
+class PrivateHost:
+    """`enter` is put before a command to run it inside."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def enter(self) -> list[str]:
+        assert self._keeper is not None
+        return ["nsenter", f"--target={self._keeper.pid}", "--mount", "--net", "--"]
+
+    def start(self) -> None:
+        """Make the namespaces and start virtlogd and libvirtd under a subreaper, as `scripts/libvirtd-up` does."""
+        script = ["set -e", "mount --make-rprivate /"]
+        for index, path in enumerate(_PRIVATE):
+            own = self._directory / str(index)
+            own.mkdir(parents=True)
+            if path == "/etc/libvirt":
+                shutil.copytree(path, own, dirs_exist_ok=True, symlinks=True)
+            script.append(f"mkdir -p {path}; mount --bind {own} {path}")
+        # The machine's own `default` network would collide with nothing here, but is not ours to start.
+        script += ["rm -f /etc/libvirt/qemu/networks/autostart/*", "ip link set lo up", "exec sleep infinity"]
+        self._keeper = subprocess.Popen(["unshare", "--mount", "--net", "sh", "-c", "\n".join(script)])
+        wait_until(self._is_separate, 10, "the namespaces are there")
+        self.start_daemon("virtlogd")
+        self.start_libvirtd()
+
+    def _is_separate(self) -> bool:
+        assert self._keeper is not None
+        done = subprocess.run([*self.enter, "ip", "-o", "link", "show", "up"], capture_output=True, check=False)
+        return b"lo:" in done.stdout
+
+    def start_libvirtd(self) -> None:
+        self.start_daemon("libvirtd")
+        wait_until(self._answers, 30, "the private libvirtd answers")
+
+    def stop_libvirtd(self) -> None:
+        """As an upgrade of the package does; guests go on."""
+        self._end("libvirtd")
+
+    def _answers(self) -> bool:
+        command = [*self.enter, "virsh", "-c", "qemu:///system", "version"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def start_daemon(self, name: str) -> None:
+        log = (self._directory / f"{name}.log").open("ab")
+        with log:
+            self._daemons[name] = subprocess.Popen(
+                [*self.enter, "tini", "-s", "--", name], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def _end(self, name: str) -> None:
+        process = self._daemons.pop(name, None)
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+    def run(self, *command: str) -> str:
+        return subprocess.run([*self.enter, *command], capture_output=True, text=True, check=True).stdout
+
+    def stop(self) -> None:
+        """Machines first, then daemons, then the namespaces."""
+        if self._keeper is None:
+            return
+        with contextlib.suppress(subprocess.CalledProcessError):
+            for name in self.run("virsh", "-q", "-c", "qemu:///system", "list", "--name").split():
+                self.run("virsh", "-c", "qemu:///system", "destroy", name)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            for name in self.run("virsh", "-q", "-c", "qemu:///system", "net-list", "--name").split():
+                self.run("virsh", "-c", "qemu:///system", "net-destroy", name)
+        for name in ("libvirtd", "virtlogd"):
+            self._end(name)
+        self._kill_inhabitants()
+        self._keeper.kill()
+        self._keeper.wait(timeout=10)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _kill_inhabitants(self) -> None:
+        """Processes still in our network namespace, such as dnsmasq: only those, by their namespace."""
+        assert self._keeper is not None
+        ours = Path(f"/proc/{self._keeper.pid}/ns/net").readlink()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != self._keeper.pid:
+                with contextlib.suppress(OSError):
+                    if (entry / "ns" / "net").readlink() == ours:
+                        os.kill(int(entry.name), signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def private_host() -> Iterator[PrivateHost]:
+    """A running private host, removed at the end."""
+    host = PrivateHost(Path("/var/tmp") / f"understudy-host-{secrets.token_hex(4)}")
+    try:
+        host.start()
+        yield host
+    finally:
+        host.stop()
