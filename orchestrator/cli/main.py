@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import click
 import typer
 
 from orchestrator import __version__
@@ -68,30 +67,26 @@ for command in _COMMANDS:
     app.command()(command)
 
 
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which the command line library would answer by itself."""
+
+
 def main() -> None:
     """Entry point of the `understudy` command."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
-        status = app(standalone_mode=False)
+        app()
     except UnderstudyError as error:
         _complain(str(error))
-        status = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _complain(
-            "interrupted; what was declared is kept\n  (the next apply, or 'understudy serve', goes on from here)"
-        )
-        status = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        status = 0
-    sys.exit(status if isinstance(status, int) else 0)
+        sys.exit(error.exit_code)
+    except Stopped:
+        _complain("interrupted; what was declared is kept\n  (the next apply, or 'understudy serve', goes on)")
+        sys.exit(130)
 
 
-def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    raise Stopped
 
 
 def _complain(text: str) -> None:

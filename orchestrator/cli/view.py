@@ -6,7 +6,6 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from orchestrator.cli.context import JsonOption, opened, print_json, say
@@ -38,7 +37,7 @@ def status(
         while True:
             found = _read(runtime, name)
             if watch and not json_:
-                click.clear()
+                say("\x1b[2J\x1b[H")
             if json_:
                 print_json(found[0] if name is not None else found)
             else:

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from orchestrator.config.settings import HostSettings, Settings
 from orchestrator.drivers.libvirt.accelerator import Accelerator
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
-from orchestrator.drivers.libvirt.host import available_memory
+from orchestrator.drivers.libvirt.host import read_memory
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import UnderstudyError
 
@@ -181,7 +181,7 @@ def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:
 
 
 def _memory(subject: Subject, host: HostSettings) -> Finding:
-    free = available_memory(subject.connections[host.name].get())
+    free = read_memory(subject.connections[host.name].get()).available
     text = f"{free / 2**30:.1f} GiB free"
     if free < _MIN_MEMORY:
         return Finding(f"memory on {host.name}", "fault", text, "stop something, or declare smaller machines")

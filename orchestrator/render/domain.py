@@ -42,6 +42,9 @@ def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -
     features = SubElement(root, "features")
     SubElement(features, "acpi")
     SubElement(features, "apic")
+    if accelerator != "kvm":
+        # QEMU's own default lets the translation cache of every small guest grow to 1 GiB of host memory.
+        _text(SubElement(features, "tcg"), "tb-cache", "128", unit="MiB")
     SubElement(root, "cpu", mode="host-model" if accelerator == "kvm" else "maximum")
     SubElement(root, "clock", offset="utc")
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
-from orchestrator.models.steps import Plan
+from orchestrator.models.steps import Plan, Settle
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.store import Store
 from orchestrator.store.store import Snapshot
@@ -124,7 +124,9 @@ def preview(
     generation = current.generation + 1 if current else 1
     wished = ScaleSet(spec, model, image, generation, generation - 1, False, "")
     others = [one for one in known.sets if one.name != spec.name]
-    return plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
+    first = plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
+    # That a wish is met is a record of ours, nothing that would be done to the world.
+    return replace(first, steps=tuple(step for step in first.steps if not isinstance(step, Settle)))
 
 
 def get_set(store: Store, name: str) -> ScaleSet:

@@ -83,6 +83,7 @@ class LibvirtHost:
     def _observe(self) -> HostSighting:
         connection = self._connection.get()
         info = connection.getInfo()
+        memory = read_memory(connection)
         with self._changed:
             rebooted, self._rebooted = self._rebooted, set()
         machines = {}
@@ -99,8 +100,8 @@ class LibvirtHost:
             name=self.name,
             zone=self._identity.zone,
             answers=True,
-            memory_total=int(info[1]) * 2**20,
-            memory_free=available_memory(connection),
+            memory_total=memory.total,
+            memory_free=memory.available,
             cpus=int(info[2]),
             machines=machines,
         )
@@ -266,10 +267,19 @@ class LibvirtHost:
             listener()
 
 
-def available_memory(connection: Any) -> int:
-    """Bytes a new process could get: free memory and what the page cache would give up."""
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes. `available`: free memory and what the page cache would give up."""
+
+    total: int
+    available: int
+
+
+def read_memory(connection: Any) -> HostMemory:
+    """As the kernel has it now; the node information that libvirtd caches does not follow a balloon."""
     stats = connection.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
-    return sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached")) * 1024
+    available = sum(int(stats.get(key, 0)) for key in ("free", "buffers", "cached"))
+    return HostMemory(int(stats["total"]) * 1024, available * 1024)
 
 
 def _power(state: int, reason: int) -> Power:

@@ -1,0 +1,283 @@
+"""One suite for the fake hypervisor and for the real one (libvirt and QEMU), so that the fake cannot lie.
+
+The guest is an empty disk: firmware that finds nothing to boot is a machine like any other to its host.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
+from orchestrator.drivers.libvirt.host import HostIdentity
+from orchestrator.drivers.libvirt.volumes import Volumes
+from orchestrator.errors import Conflict, HostError, NotFound
+from orchestrator.models.machine import Blueprint, Nic
+from orchestrator.models.members import Image
+from orchestrator.models.sightings import MachineSighting, Power
+from orchestrator.ports.hypervisor import Hypervisor
+from tests.builders import INSTALLATION, PREFIX
+from tests.fakes import FakeHypervisor
+from tests.support.installation import installation, wait_until
+
+MIB = 2**20
+
+
+class Lab(Protocol):
+    """A hypervisor, and what may happen to its host behind its back."""
+
+    hypervisor: Hypervisor
+    prefix: str
+    installation: str
+    image_file: Path
+
+    def kill(self, domain: str) -> None: ...
+    def vanish(self, domain: str) -> None: ...
+    def add_foreign(self, domain: str) -> None: ...
+    def has_foreign(self, domain: str) -> bool: ...
+    def volumes(self) -> list[str]: ...
+
+
+class FakeLab:
+    def __init__(self, image_file: Path) -> None:
+        self.fake = FakeHypervisor()
+        self.hypervisor: Hypervisor = self.fake
+        self.prefix, self.installation, self.image_file = PREFIX, INSTALLATION, image_file
+
+    def kill(self, domain: str) -> None:
+        self.fake.kill(domain)
+
+    def vanish(self, domain: str) -> None:
+        self.fake.vanish(domain)
+
+    def add_foreign(self, domain: str) -> None:
+        self.fake.foreign.add(domain)
+
+    def has_foreign(self, domain: str) -> bool:
+        return domain in self.fake.foreign
+
+    def volumes(self) -> list[str]:
+        return sorted(self.fake.volumes)
+
+
+class LibvirtLab:
+    uri = "qemu:///system"
+
+    def __init__(self, root: Path, prefix: str, image_file: Path) -> None:
+        self.prefix, self.installation, self.image_file = prefix, secrets.token_hex(8), image_file
+        connection = LibvirtConnection(self.uri)
+        self._volumes = Volumes(connection, prefix, root / "volumes")
+        identity = HostIdentity("local", "a", prefix, self.installation)
+        self.hypervisor: Hypervisor = LibvirtHost(identity, connection, self._volumes, lambda: "tcg")
+
+    def kill(self, domain: str) -> None:
+        done = subprocess.run(["pgrep", "-f", f"guest={domain},"], capture_output=True, text=True, check=True)
+        subprocess.run(["kill", "-9", *done.stdout.split()], check=True)
+
+    def vanish(self, domain: str) -> None:
+        self._virsh("destroy", domain)
+        self._virsh("undefine", domain)
+
+    def add_foreign(self, domain: str) -> None:
+        rest = "<memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+        xml = f"<domain type='qemu'><name>{domain}</name>{rest}</domain>"
+        subprocess.run(["virsh", "-c", self.uri, "define", "/dev/stdin"], input=xml, text=True, check=True)
+
+    def has_foreign(self, domain: str) -> bool:
+        return self._virsh("dominfo", domain) == 0
+
+    def volumes(self) -> list[str]:
+        return self._volumes.list_names()
+
+    def _virsh(self, *arguments: str) -> int:
+        return subprocess.run(["virsh", "-c", self.uri, *arguments], capture_output=True, check=False).returncode
+
+
+@pytest.fixture
+def image_file(tmp_path: Path) -> Path:
+    file = tmp_path / "empty.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(file), "16M"], check=True)
+    return file
+
+
+@pytest.fixture(params=["fake", "libvirt"])
+def lab(request: pytest.FixtureRequest, image_file: Path) -> Iterator[Lab]:
+    if request.param == "fake":
+        yield FakeLab(image_file)
+        return
+    with installation() as private:
+        made = LibvirtLab(private.root, private.prefix, image_file)
+        try:
+            yield made
+        finally:
+            made.hypervisor.close()
+
+
+@pytest.fixture
+def image(lab: Lab) -> Image:
+    content = lab.image_file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    made = Image("empty", 1, digest, len(content), 16 * MIB, 0.0, "a test")
+    lab.hypervisor.ensure_image(made, lab.image_file)
+    return made
+
+
+@pytest.fixture
+def blueprint(lab: Lab, image: Image) -> Blueprint:
+    address = f"127.{secrets.randbelow(90) + 10}.{secrets.randbelow(250)}.2"
+    return Blueprint(
+        domain=f"{lab.prefix}-web-1",
+        uuid="5b1c1c1e-0000-4000-8000-" + secrets.token_hex(6),
+        member="web-1",
+        set_name="web",
+        installation=lab.installation,
+        incarnation=1,
+        model="0123456789abcdef",
+        vcpus=1,
+        memory=64 * MIB,
+        disk=None,
+        image=image,
+        nic=Nic("52:54:00:00:00:01", address, forwards=((20022, 22),)),
+    )
+
+
+def see(lab: Lab, domain: str) -> MachineSighting | None:
+    return lab.hypervisor.observe().machines.get(domain)
+
+
+def power(lab: Lab, domain: str) -> Power:
+    seen = see(lab, domain)
+    return seen.power if seen is not None else Power.ABSENT
+
+
+def never() -> bool:
+    return False
+
+
+def new_body(blueprint: Blueprint) -> Blueprint:
+    uuid = "5b1c1c1e-0000-4000-8000-" + secrets.token_hex(6)
+    return replace(blueprint, incarnation=blueprint.incarnation + 1, uuid=uuid)
+
+
+def test_an_empty_host_answers_with_its_memory(lab: Lab) -> None:
+    seen = lab.hypervisor.observe()
+    assert (seen.answers, dict(seen.machines)) == (True, {})
+    assert seen.memory_total > seen.memory_free > 0
+    assert seen.cpus > 0
+
+
+def test_a_created_machine_runs_and_is_seen_with_its_owner(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    assert see(lab, blueprint.domain) == MachineSighting(blueprint.domain, "web-1", 1, Power.RUNNING)
+    own = [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+    assert own == [f"{blueprint.domain}.1.{kind}" for kind in ("console.log", "qcow2", "seed.iso")]
+
+
+def test_creating_again_is_success_and_changes_nothing(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    before = lab.volumes()
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    assert lab.volumes() == before
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_new_incarnation_replaces_the_old_body_and_its_disks(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    lab.hypervisor.create_machine(new_body(blueprint), None)
+    seen = see(lab, blueprint.domain)
+    assert seen is not None
+    assert (seen.incarnation, seen.power) == (2, Power.RUNNING)
+    own = [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+    assert own == [f"{blueprint.domain}.2.console.log", f"{blueprint.domain}.2.qcow2"]
+
+
+def test_a_machine_needs_its_image(lab: Lab, blueprint: Blueprint) -> None:
+    missing = replace(blueprint, image=replace(blueprint.image, digest="f" * 64))
+    with pytest.raises(HostError):
+        lab.hypervisor.create_machine(missing, None)
+    assert power(lab, blueprint.domain) is Power.ABSENT
+
+
+def test_an_image_that_is_not_what_was_imported_is_refused(lab: Lab, image: Image) -> None:
+    with pytest.raises(HostError, match="is not what was imported"):
+        lab.hypervisor.ensure_image(replace(image, digest="e" * 64), lab.image_file)
+    assert not [name for name in lab.volumes() if "e" * 64 in name]
+
+
+def test_removing_an_image_twice_is_success(lab: Lab, image: Image) -> None:
+    lab.hypervisor.remove_image(image.digest)
+    lab.hypervisor.remove_image(image.digest)
+    assert lab.volumes() == []
+
+
+def test_shutting_down_ends_even_a_deaf_guest_and_is_idempotent(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    assert power(lab, blueprint.domain) is Power.STOPPED
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    lab.hypervisor.start_machine(blueprint.domain)
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_killed_machine_is_seen_as_crashed_and_starts_again(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.kill(blueprint.domain)
+    wait_until(lambda: power(lab, blueprint.domain) is Power.CRASHED, 10, "the crash is seen")
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_vanished_machine_is_absent_and_cannot_be_started(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.vanish(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.ABSENT
+    with pytest.raises(NotFound):
+        lab.hypervisor.start_machine(blueprint.domain)
+
+
+def test_destroying_leaves_nothing_and_absent_is_success(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.ABSENT
+    assert not [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+    lab.hypervisor.destroy_machine(blueprint.domain)
+
+
+def test_disks_without_their_machine_are_removed_too(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    lab.vanish(blueprint.domain)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert not [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+
+
+def test_a_domain_of_somebody_else_is_neither_seen_nor_touched(lab: Lab, blueprint: Blueprint) -> None:
+    lab.add_foreign(blueprint.domain)
+    assert see(lab, blueprint.domain) is None
+    with pytest.raises(Conflict):
+        lab.hypervisor.create_machine(blueprint, None)
+    with pytest.raises(Conflict):
+        lab.hypervisor.destroy_machine(blueprint.domain)
+    assert lab.has_foreign(blueprint.domain)
+
+
+def test_console_of_nothing_is_empty(lab: Lab, blueprint: Blueprint) -> None:
+    assert lab.hypervisor.console_tail(blueprint.domain, 1) == ""
+
+
+def test_subscribers_are_told_of_changes(lab: Lab, blueprint: Blueprint) -> None:
+    told = threading.Event()
+    lab.hypervisor.subscribe(told.set)
+    lab.hypervisor.create_machine(blueprint, None)
+    assert told.wait(5)
+    told.clear()
+    lab.kill(blueprint.domain)
+    assert told.wait(5)
