@@ -20,11 +20,16 @@ from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
 
 _CONNECT_SECONDS = 15.0
 _PAUSE = 0.1
+_LOGIN_PAUSE = 0.5
 _MAX_OUTPUT = 64 * 1024
 _TAIL = 2000
 
 # Waits inside the guest, where it costs no round trips; cloud-init writes the file at the end of every boot.
-_AWAIT_RESULT = "while [ ! -s /run/cloud-init/result.json ]; do sleep 0.2; done; cat /run/cloud-init/result.json"
+# A guest that is quick is looked at often, one that is slow has better things to do than to start `sleep`.
+_AWAIT_RESULT = (
+    "n=0; while [ ! -s /run/cloud-init/result.json ]; do "
+    "if [ $n -lt 30 ]; then sleep 0.1; else sleep 1; fi; n=$((n+1)); done; cat /run/cloud-init/result.json"
+)
 _SETUP_TAIL = "tail -n 20 /var/log/cloud-init-output.log 2>/dev/null"
 
 # paramiko logs every failed attempt with a traceback; what matters becomes our error.
@@ -44,12 +49,13 @@ class SshGuest:
         key = paramiko.Ed25519Key.from_private_key_file(str(self._key_file))
         last = ""
         while True:
-            probes.await_banner(where.address, where.ssh_port, patience)
+            connection = probes.open_ssh(where.address, where.ssh_port, patience)
             client = _client(where)
             try:
                 client.connect(
                     where.address,
                     where.ssh_port,
+                    sock=connection,
                     username="root",
                     pkey=key,
                     timeout=_CONNECT_SECONDS,
@@ -62,10 +68,11 @@ class SshGuest:
             except (paramiko.SSHException, OSError, EOFError) as error:
                 # Early in boot the server may run before the keys are in place: that passes by itself.
                 client.close()
+                connection.close()
                 last = str(error) or type(error).__name__
             if time.monotonic() >= patience.deadline:
                 raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {last}")
-            _rest(patience)
+            _rest(patience, _LOGIN_PAUSE)
 
     def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
         if probe.http is not None:
@@ -73,9 +80,9 @@ class SshGuest:
         elif probe.tcp is not None:
             probes.await_tcp(where.address, port, patience)
         elif probe.command is not None:
-            self._await_command(probe.command, where, patience)
+            self._await_command(probe, probe.command, where, patience)
 
-    def _await_command(self, command: str, where: GuestAddress, patience: Patience) -> None:
+    def _await_command(self, probe: Probe, command: str, where: GuestAddress, patience: Patience) -> None:
         shell = self._connect(where, patience)
         try:
             while True:
@@ -87,7 +94,7 @@ class SshGuest:
                 except GuestError as error:
                     if time.monotonic() >= patience.deadline:
                         raise NeverReady(error.message) from error
-                _rest(patience)
+                _rest(patience, max(probe.interval / 5, _PAUSE))
         finally:
             shell.close()
 
@@ -199,7 +206,10 @@ def _plain(text: str) -> str:
     return "".join(char for char in text if char.isprintable() or char == "\n")
 
 
-def _rest(patience: Patience) -> None:
-    if patience.is_cancelled():
-        raise Interrupted("the work is no longer wanted")
-    time.sleep(_PAUSE)
+def _rest(patience: Patience, seconds: float) -> None:
+    """A pause that cancellation ends."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if patience.is_cancelled():
+            raise Interrupted("the work is no longer wanted")
+        time.sleep(_PAUSE)

@@ -1,13 +1,16 @@
 """Readiness probes from outside: does the service answer?
 
-A guest that boots answers late: a connection made too early hangs until a retransmission. So a new attempt
-begins every 100 ms while older ones are still open, and the first that passes wins; nothing waits for a
-timeout of an attempt that was merely too early.
+A guest that boots answers late: a connection made too early hangs until a retransmission. So further attempts
+begin while older ones are still open, and the first that passes wins; nothing waits for the time-out of an
+attempt that was merely too early. Each attempt costs the guest work (an SSH server forks for it), so they come
+at intervals that grow with the time waited: a guest that needs a minute is asked every few seconds, not ten
+times a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import time
@@ -17,9 +20,12 @@ from orchestrator.errors import Interrupted, NeverReady
 from orchestrator.models.spec import HttpProbe
 from orchestrator.ports.guest import Patience
 
-_EVERY = 0.1
-_ATTEMPT_SECONDS = 5.0
-_MAX_OPEN = 30
+# The interval between attempts is this share of the time waited so far, within these bounds (seconds).
+_SHARE, _SHORTEST, _LONGEST = 0.05, 0.1, 2.0
+_ATTEMPT_SECONDS = 15.0
+_QUIET_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
+_MAX_OPEN = 16
 _MAX_ANSWER = 4096
 
 Judge = Callable[[bytes], bool | None]
@@ -30,17 +36,18 @@ def await_http(address: str, port: int, probe: HttpProbe, patience: Patience) ->
     """Returns once `GET path` is answered with the expected status. Raises NeverReady or Interrupted."""
     request = f"GET {probe.path} HTTP/1.0\r\nHost: {address}\r\nUser-Agent: understudy\r\n\r\n".encode()
     what = f"http://{address}:{port}{probe.path} does not answer with {probe.status}"
-    _Race(address, port, request, _http_judge(probe.status)).run(patience, what)
-
-
-def await_banner(address: str, port: int, patience: Patience) -> None:
-    """Returns once an SSH server sends its banner."""
-    _Race(address, port, b"", _ssh_judge).run(patience, f"no SSH server answers on {address}:{port}")
+    _Race(address, port, request, _http_judge(probe.status)).run(patience, what).close()
 
 
 def await_tcp(address: str, port: int, patience: Patience) -> None:
     """Returns once a connection stays open: user-mode forwarding accepts and closes what the guest refuses."""
-    _Race(address, port, b"", _tcp_judge).run(patience, f"nothing listens on {address}:{port}")
+    what = f"nothing listens on {address}:{port}"
+    _Race(address, port, b"", _tcp_judge, quiet_passes=True).run(patience, what).close()
+
+
+def open_ssh(address: str, port: int, patience: Patience) -> socket.socket:
+    """A connection on which an SSH server has sent its banner; nothing of it is read yet."""
+    return _Race(address, port, b"", _ssh_judge).run(patience, f"no SSH server answers on {address}:{port}")
 
 
 def _http_judge(status: int) -> Judge:
@@ -63,88 +70,90 @@ def _tcp_judge(answer: bytes) -> bool | None:
 
 
 class _Race:
-    """Overlapping attempts of one probe."""
+    """Overlapping attempts of one probe. Answers are looked at, not taken from the socket."""
 
-    def __init__(self, address: str, port: int, request: bytes, judge: Judge) -> None:
+    def __init__(self, address: str, port: int, request: bytes, judge: Judge, quiet_passes: bool = False) -> None:
         self._where = (address, port)
         self._request = request
         self._judge = judge
+        self._quiet_passes = quiet_passes
         self._selector = selectors.DefaultSelector()
-        self._began: dict[socket.socket, float] = {}
-        self._got: dict[socket.socket, bytes] = {}
+        self._asked: dict[socket.socket, float] = {}  # when the attempt began, or was asked
 
-    def run(self, patience: Patience, what: str) -> None:
+    def run(self, patience: Patience, what: str) -> socket.socket:
+        """The winning connection; all others are closed."""
+        began = time.monotonic()
+        next_try = 0.0
+        winner: socket.socket | None = None
         try:
-            next_try = 0.0
-            while True:
+            while winner is None:
                 now = time.monotonic()
                 if patience.is_cancelled():
                     raise Interrupted(what)
                 if now >= patience.deadline:
                     raise NeverReady(what)
-                if now >= next_try and len(self._began) < _MAX_OPEN:
+                if now >= next_try and len(self._asked) < _MAX_OPEN:
                     self._begin(now)
-                    next_try = now + _EVERY
-                if self._look(now):
-                    return
+                    next_try = now + min(max((now - began) * _SHARE, _SHORTEST), _LONGEST)
+                winner = self._look(now)
         finally:
-            for connection in list(self._began):
+            for connection in [one for one in self._asked if one is not winner]:
                 self._end(connection)
             self._selector.close()
+        winner.setblocking(True)
+        return winner
 
     def _begin(self, now: float) -> None:
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.setblocking(False)
-        code = connection.connect_ex(self._where)
-        if code not in (0, 115):  # EINPROGRESS
+        if connection.connect_ex(self._where) not in (0, errno.EINPROGRESS):
             connection.close()
             return
-        self._began[connection] = now
+        self._asked[connection] = now
         self._selector.register(connection, selectors.EVENT_WRITE)
 
-    def _look(self, now: float) -> bool:
-        for key, events in self._selector.select(timeout=_EVERY / 2):
+    def _look(self, now: float) -> socket.socket | None:
+        for key, events in self._selector.select(timeout=_LOOK_SECONDS):
             connection = key.fileobj
             assert isinstance(connection, socket.socket)
-            try:
-                passed = self._step(connection, events)
-            except OSError:
-                passed = False
+            passed = self._step(connection, events)
             if passed:
-                return True
+                return connection
             if passed is False:
                 self._end(connection)
-        for connection, began in list(self._began.items()):
-            if now - began > _ATTEMPT_SECONDS:
+        for connection, asked in list(self._asked.items()):
+            if self._quiet_passes and self._is_connected(connection) and now - asked > _QUIET_SECONDS:
+                # A server that waits for us to speak first.
+                return connection
+            if now - asked > _ATTEMPT_SECONDS:
                 self._end(connection)
-            elif self._is_quietly_open(connection, now - began):
-                return True
-        return False
+        return None
 
     def _step(self, connection: socket.socket, events: int) -> bool | None:
-        if events & selectors.EVENT_WRITE:
-            if self._request:
-                connection.send(self._request)
-            self._got[connection] = b""
-            self._selector.modify(connection, selectors.EVENT_READ)
-            return None
-        chunk = connection.recv(_MAX_ANSWER)
-        self._got[connection] += chunk
-        verdict = self._judge(self._got[connection])
-        if verdict is None and (not chunk or len(self._got[connection]) >= _MAX_ANSWER):
+        try:
+            if events & selectors.EVENT_WRITE:
+                connection.sendall(self._request)
+                self._selector.modify(connection, selectors.EVENT_READ)
+                return None
+            answer = connection.recv(_MAX_ANSWER, socket.MSG_PEEK)
+        except OSError:
             return False
-        return verdict
+        verdict = self._judge(answer)
+        return False if verdict is None and self._is_at_end(connection, answer) else verdict
 
-    def _is_quietly_open(self, connection: socket.socket, age: float) -> bool:
-        """A TCP probe also passes where the server waits for us to speak first."""
-        return self._judge is _tcp_judge and connection in self._got and age > _QUIET_SECONDS
+    def _is_at_end(self, connection: socket.socket, answer: bytes) -> bool:
+        """Nothing more can come that would change the verdict."""
+        if not answer or len(answer) >= _MAX_ANSWER:
+            return True
+        # Part of an answer is there already: look again when the rest has come, without spinning.
+        time.sleep(_LOOK_SECONDS / 10)
+        return False
+
+    def _is_connected(self, connection: socket.socket) -> bool:
+        return bool(self._selector.get_key(connection).events & selectors.EVENT_READ)
 
     def _end(self, connection: socket.socket) -> None:
-        self._began.pop(connection, None)
-        self._got.pop(connection, None)
+        self._asked.pop(connection, None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection)
         connection.close()
-
-
-_QUIET_SECONDS = 0.5
