@@ -1,0 +1,681 @@
+"""Stateful fakes of every port. What they promise is what the ports' docstrings say.
+
+`tests/contract` holds `FakeHypervisor` to the real one. A variant that fails is a class with a name that says how.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.errors import (
+    BalancerError,
+    Conflict,
+    GuestError,
+    HostError,
+    HostFull,
+    HostUnreachable,
+    Interrupted,
+    NeverReady,
+    NotFound,
+    SetupFailed,
+)
+from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.machine import Blueprint, Subnet
+from orchestrator.models.members import Image
+from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
+from orchestrator.models.sightings import (
+    BalancerSighting,
+    HostSighting,
+    MachineSighting,
+    Power,
+    Rotation,
+    ServerSighting,
+)
+from orchestrator.models.spec import Probe
+from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
+from tests.builders import GIB, INSTALLATION, NOW, PREFIX
+
+REAL_SECONDS = 20.0  # real time after which a fake that waits gives up: the test that made it wait is wrong
+
+
+class FakeClock:
+    """Time stands still until the test moves it; both faces of the clock move together."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self._now = now
+        self._monotonic = 1000.0
+        self._moved = threading.Condition()
+
+    def now(self) -> float:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        with self._moved:
+            self._now += seconds
+            self._monotonic += seconds
+            self._moved.notify_all()
+
+    def rest(self) -> None:
+        """A waiting fake looks again: when the clock moves, or after a moment."""
+        with self._moved:
+            self._moved.wait(0.005)
+
+
+class Journal:
+    """What the fakes did, in order, over all of them."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+
+    def write(self, what: str, subject: str) -> None:
+        with self._lock:
+            self._entries.append((what, subject))
+
+    def entries(self, *kinds: str) -> list[tuple[str, str]]:
+        with self._lock:
+            return [entry for entry in self._entries if not kinds or entry[0] in kinds]
+
+    def count(self, what: str) -> int:
+        return len(self.entries(what))
+
+    def position(self, what: str, subject: str) -> int:
+        """Of the first such entry. Raises ValueError."""
+        return self.entries().index((what, subject))
+
+
+# ---- hypervisor ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FakeMachine:
+    """A domain of ours."""
+
+    blueprint: Blueprint
+    seed: bytes | None
+    power: Power = Power.RUNNING
+    boots: int = 1
+    has_rebooted: bool = False
+
+
+class FakeHypervisor:
+    """One host: machines with their power, volumes by name, domains of others.
+
+    `machines`, `volumes` and `networks` may be read by tests; they are changed by calls of the port, or by the
+    methods below it that stand for what happens to a host.
+    """
+
+    def __init__(
+        self,
+        name: str = "local",
+        zone: str = "a",
+        *,
+        installation: str = INSTALLATION,
+        prefix: str = PREFIX,
+        memory: int = 64 * GIB,
+        journal: Journal | None = None,
+    ) -> None:
+        self._name = name
+        self._zone = zone
+        self._installation = installation
+        self._prefix = prefix
+        self._memory = memory
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        self._silence = ""
+        self._is_full = False
+        self._deaf: set[str] = set()
+        self.journal = journal or Journal()
+        self.calls: Counter[str] = Counter()
+        self.machines: dict[str, FakeMachine] = {}
+        self.foreign: set[str] = set()
+        self.volumes: dict[str, bytes] = {}
+        self.networks: dict[str, Subnet] = {}
+        self.is_closed = False
+
+    # ---- the port ----------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def observe(self) -> HostSighting:
+        with self._lock:
+            self.calls["observe"] += 1
+            if self._silence:
+                return HostSighting(self._name, self._zone, answers=False, reason=self._silence)
+            seen = {domain: self._see(domain, machine) for domain, machine in self.machines.items()}
+            return HostSighting(
+                name=self._name,
+                zone=self._zone,
+                answers=True,
+                memory_total=self._memory,
+                memory_free=self._memory // 2,
+                cpus=8,
+                machines={domain: one for domain, one in seen.items() if one is not None},
+            )
+
+    def _see(self, domain: str, machine: FakeMachine) -> MachineSighting | None:
+        made = machine.blueprint
+        if made.installation != self._installation or not domain.startswith(f"{self._prefix}-"):
+            return None
+        rebooted, machine.has_rebooted = machine.has_rebooted, False
+        return MachineSighting(domain, made.member, made.incarnation, machine.power, rebooted)
+
+    def ensure_image(self, image: Image, file: Path) -> None:
+        with self._lock:
+            self._answer("ensure_image", image.digest)
+            name = image_volume(self._prefix, image.digest)
+            if name in self.volumes:
+                return
+            if not file.exists():
+                raise HostError(f"{file} is missing")
+            content = file.read_bytes()
+            if hashlib.sha256(content).hexdigest() != image.digest:
+                raise HostError(f"{file} is not what was imported")
+            self.volumes[name] = content
+
+    def remove_image(self, digest: str) -> None:
+        with self._lock:
+            self._answer("remove_image", digest)
+            self.volumes.pop(image_volume(self._prefix, digest), None)
+
+    def create_machine(self, blueprint: Blueprint, seed: bytes | None) -> None:
+        with self._changing():
+            self._answer("create_machine", blueprint.domain)
+            self._refuse_foreign(blueprint.domain)
+            found = self.machines.get(blueprint.domain)
+            if found is not None and found.blueprint.incarnation == blueprint.incarnation:
+                found.power = Power.RUNNING
+                return
+            self._remove(blueprint.domain)
+            self._make_files(blueprint, seed)
+            self.machines[blueprint.domain] = FakeMachine(blueprint, seed)
+
+    def _make_files(self, blueprint: Blueprint, seed: bytes | None) -> None:
+        base = image_volume(self._prefix, blueprint.image.digest)
+        if base not in self.volumes:
+            raise HostError(f"volume {base!r} is missing on {self._name}")
+        domain, body = blueprint.domain, blueprint.incarnation
+        self.volumes[overlay_volume(domain, body)] = b""
+        if self._is_full:
+            raise HostFull(f"cannot create {domain!r} on {self._name}: No space left on device")
+        if seed is not None:
+            self.volumes[seed_volume(domain, body)] = seed
+        self.volumes[console_volume(domain, body)] = f"{domain} booted\n".encode()
+        if blueprint.nic.network and blueprint.nic.network not in self.networks:
+            raise NotFound(f"{self._name} has no network {blueprint.nic.network!r}")
+
+    def start_machine(self, domain: str) -> None:
+        with self._changing():
+            self._answer("start_machine", domain)
+            machine = self._get(domain)
+            if machine.power is not Power.RUNNING:
+                machine.power = Power.RUNNING
+                machine.boots += 1
+
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> None:
+        with self._changing():
+            self._answer("shut_down_machine", domain)
+            machine = self._get(domain)
+            if machine.power is Power.RUNNING and domain in self._deaf:
+                # The guest does not hear the power button; the deadline passes in no time.
+                if cancelled():
+                    raise Interrupted(f"shutting down {domain} is no longer wanted")
+                self.calls["forced_off"] += 1
+            if machine.power is Power.RUNNING:
+                machine.power = Power.STOPPED
+
+    def destroy_machine(self, domain: str) -> None:
+        with self._changing():
+            self._answer("destroy_machine", domain)
+            self._refuse_foreign(domain)
+            self._remove(domain)
+
+    def _remove(self, domain: str) -> None:
+        self.machines.pop(domain, None)
+        for name in [name for name in self.volumes if name.startswith(f"{domain}.")]:
+            del self.volumes[name]
+
+    def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
+        with self._lock:
+            self._answer("console_tail", domain)
+            raw = self.volumes.get(console_volume(domain, incarnation), b"")[-size:]
+            text = raw.decode("utf-8", "replace").replace("\r\n", "\n")
+            return "".join(char for char in text if char.isprintable() or char == "\n").strip()
+
+    def describe_network(self, name: str) -> Subnet:
+        with self._lock:
+            self._answer("describe_network", name)
+            if name not in self.networks:
+                raise NotFound(f"{self._name} has no network {name!r}")
+            return self.networks[name]
+
+    def subscribe(self, on_change: Callable[[], None]) -> None:
+        self._listeners.append(on_change)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    # ---- what happens to a host --------------------------------------------------------------------------
+
+    def go_silent(self, reason: str = "the connection is refused") -> None:
+        self._silence = reason
+        self._tell()
+
+    def answer_again(self) -> None:
+        self._silence = ""
+        self._tell()
+
+    def fill_disk(self) -> None:
+        """Nothing can be created until there is room again; what exists goes on."""
+        self._is_full = True
+
+    def free_disk(self) -> None:
+        self._is_full = False
+
+    def kill(self, domain: str) -> None:
+        """The machine's process dies."""
+        self._set_power(domain, Power.CRASHED)
+
+    def power_off(self, domain: str) -> None:
+        """The guest switches itself off."""
+        self._set_power(domain, Power.STOPPED)
+
+    def vanish(self, domain: str) -> None:
+        """Somebody undefines the domain; its volumes stay."""
+        with self._changing():
+            del self.machines[domain]
+
+    def reboot(self, domain: str) -> None:
+        """The guest restarts by itself."""
+        with self._changing():
+            machine = self.machines[domain]
+            machine.has_rebooted = True
+            machine.boots += 1
+
+    def deafen(self, domain: str) -> None:
+        """The guest does not hear the power button any more."""
+        self._deaf.add(domain)
+
+    def say(self, domain: str, text: str) -> None:
+        """Appended to the machine's serial console log."""
+        with self._lock:
+            incarnation = self.machines[domain].blueprint.incarnation
+            self.volumes[console_volume(domain, incarnation)] += text.encode()
+
+    def power(self, domain: str) -> Power:
+        with self._lock:
+            machine = self.machines.get(domain)
+            return machine.power if machine else Power.ABSENT
+
+    def files_of(self, domain: str) -> list[str]:
+        with self._lock:
+            return sorted(name for name in self.volumes if name.startswith(f"{domain}."))
+
+    def running_at(self, member: str, address: str) -> FakeMachine | None:
+        """The running machine of that member, if the address is its."""
+        with self._lock:
+            return next(
+                (
+                    machine
+                    for machine in self.machines.values()
+                    if machine.power is Power.RUNNING
+                    and (machine.blueprint.member, machine.blueprint.nic.address) == (member, address)
+                ),
+                None,
+            )
+
+    # ---- parts -------------------------------------------------------------------------------------------
+
+    def _set_power(self, domain: str, power: Power) -> None:
+        with self._changing():
+            self.machines[domain].power = power
+
+    def _answer(self, call: str, subject: str) -> None:
+        self.calls[call] += 1
+        if self._silence:
+            raise HostUnreachable(f"{self._name} does not answer: {self._silence}")
+        self.journal.write(call, subject)
+
+    def _get(self, domain: str) -> FakeMachine:
+        self._refuse_foreign(domain)
+        if domain not in self.machines:
+            raise NotFound(f"{self._name} has no domain {domain!r}")
+        return self.machines[domain]
+
+    def _refuse_foreign(self, domain: str) -> None:
+        theirs = domain in self.machines and self.machines[domain].blueprint.installation != self._installation
+        if domain in self.foreign or theirs:
+            raise Conflict(f"domain {domain!r} exists and is not ours; it is left alone")
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """The host's lock; listeners are told after it is let go of."""
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+
+class HypervisorThatLosesAnswers(FakeHypervisor):
+    """Does what it is asked, but the answer to the first `lost` changes never arrives."""
+
+    lost = 1
+
+    def create_machine(self, blueprint: Blueprint, seed: bytes | None) -> None:
+        super().create_machine(blueprint, seed)
+        self._lose_answer()
+
+    def start_machine(self, domain: str) -> None:
+        super().start_machine(domain)
+        self._lose_answer()
+
+    def destroy_machine(self, domain: str) -> None:
+        super().destroy_machine(domain)
+        self._lose_answer()
+
+    def _lose_answer(self) -> None:
+        if self.lost > 0:
+            self.lost -= 1
+            raise HostUnreachable(f"{self.name} does not answer: connection reset")
+
+
+class HypervisorThatCannotDestroy(FakeHypervisor):
+    """Refuses to remove machines until it is `mended`."""
+
+    mended = False
+
+    def destroy_machine(self, domain: str) -> None:
+        if not self.mended:
+            raise HostError(f"cannot remove {domain!r} on {self.name}: device or resource busy")
+        super().destroy_machine(domain)
+
+
+# ---- balancer ------------------------------------------------------------------------------------------------
+
+
+class FakeBalancer:
+    """Servers with state and sessions; keeps serving what it served when it refuses a change."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._lock = threading.RLock()
+        self._config: BalancerConfig | None = None
+        self._refusal = ""
+        self.journal = journal or Journal()
+        self.calls: Counter[str] = Counter()
+        self.sessions: Counter[str] = Counter()  # by member
+        self.down: set[str] = set()  # members whose health check fails
+        self.taken: set[tuple[str, int]] = set()  # sockets that other programs hold
+
+    # ---- the port ----------------------------------------------------------------------------------------
+
+    def observe(self) -> BalancerSighting:
+        with self._lock:
+            if self._config is None:
+                return BalancerSighting(running=False)
+            servers = {
+                key: ServerSighting(state, key[1] not in self.down, self.sessions[key[1]])
+                for key, state in self._config.server_states().items()
+            }
+            return BalancerSighting(True, self._config.digest(), servers)
+
+    def converge(self, config: BalancerConfig) -> None:
+        with self._lock:
+            self.calls["converge"] += 1
+            if self._refusal:
+                raise BalancerError(self._refusal)
+            for front in config.frontends:
+                why = self.why_not_bindable(front.address, front.listen)
+                if why:
+                    raise BalancerError(f"endpoint {front.name} cannot listen on {front.listen}: {why}")
+            self._config = config if config.frontends else None
+            for (backend, member), state in config.server_states().items():
+                self.journal.write(f"server {state.value}", f"{backend}/{member}")
+
+    def why_not_bindable(self, address: str, port: int) -> str:
+        return "another program listens there" if (address, port) in self.taken else ""
+
+    # ---- what happens to a balancer ----------------------------------------------------------------------
+
+    def refuse(self, reason: str) -> None:
+        """Every change, until `relent`."""
+        self._refusal = reason
+
+    def relent(self) -> None:
+        self._refusal = ""
+
+    def die(self) -> None:
+        with self._lock:
+            self._config = None
+
+    @property
+    def is_running(self) -> bool:
+        return self._config is not None
+
+    @property
+    def config(self) -> BalancerConfig:
+        return self._config or BalancerConfig()
+
+    def rotation(self, state: Rotation = Rotation.READY) -> set[str]:
+        """Members with that state behind every endpoint they are behind."""
+        with self._lock:
+            states = self.config.server_states()
+            members = {member for _, member in states}
+            return {
+                one
+                for one in members
+                if all(found is state for (_, member), found in states.items() if member == one)
+            }
+
+
+# ---- guest ---------------------------------------------------------------------------------------------------
+
+
+class FakeGuest:
+    """Guests of the machines that run on the given hosts: they boot instantly and do everything well.
+
+    A guest that is off, or `held`, does not answer: whoever waits for it waits until it is there, until the work
+    is cancelled, or until the test has moved the clock past the deadline.
+    """
+
+    def __init__(self, clock: FakeClock, *hosts: FakeHypervisor) -> None:
+        self._clock = clock
+        self._hosts = hosts
+        self._held: set[str] = set()
+        self.waiting: Counter[str] = Counter()  # by member: who is waited for now
+        self.shells: list[FakeGuestShell] = []
+
+    # ---- the port ----------------------------------------------------------------------------------------
+
+    def open_shell(self, where: GuestAddress, patience: Patience) -> GuestShell:
+        machine = self._reach(where, patience)
+        self._check_host_key(machine, where)
+        shell = FakeGuestShell(self, where.name)
+        self.shells.append(shell)
+        return shell
+
+    def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
+        self._reach(where, patience)
+        if probe.command is not None:
+            try:
+                self.execute(where.name, probe.command)
+            except GuestError as error:
+                raise NeverReady(error.message) from error
+
+    # ---- what happens to guests --------------------------------------------------------------------------
+
+    def hold(self, member: str) -> None:
+        """The guest of this member hangs."""
+        self._held.add(member)
+
+    def let_go(self, member: str) -> None:
+        self._held.discard(member)
+
+    def finish_setup(self, member: str) -> None:
+        """First boot's setup; raises SetupFailed where it goes wrong."""
+
+    def execute(self, member: str, command: str) -> None:
+        """A command in the guest; raises GuestError where it goes wrong."""
+
+    def commands(self, member: str) -> list[str]:
+        return [command for shell in self.shells if shell.member == member for command in shell.commands]
+
+    # ---- parts -------------------------------------------------------------------------------------------
+
+    def _reach(self, where: GuestAddress, patience: Patience) -> FakeMachine:
+        self.waiting[where.name] += 1
+        try:
+            return self._wait_for(where, patience)
+        finally:
+            self.waiting[where.name] -= 1
+
+    def _wait_for(self, where: GuestAddress, patience: Patience) -> FakeMachine:
+        give_up = time.monotonic() + REAL_SECONDS
+        while True:
+            if patience.is_cancelled():
+                raise Interrupted(f"{where.name} is no longer waited for")
+            if self._clock.monotonic() >= patience.deadline:
+                raise NeverReady(f"{where.name} does not answer in time")
+            machine = self._find(where)
+            if machine is not None and where.name not in self._held:
+                return machine
+            if time.monotonic() >= give_up:
+                raise AssertionError(f"{where.name} was waited for during {REAL_SECONDS} s of real time")
+            self._clock.rest()
+
+    def _find(self, where: GuestAddress) -> FakeMachine | None:
+        found = (host.running_at(where.name, where.address) for host in self._hosts)
+        return next((machine for machine in found if machine is not None), None)
+
+    def _check_host_key(self, machine: FakeMachine, where: GuestAddress) -> None:
+        """The guest shows the key of its seed, as a real one does."""
+        if machine.seed is None:
+            raise GuestError(f"{where.name} has no SSH")
+        if where.host_key not in machine.seed.decode():
+            raise GuestError(f"{where.name} shows another host key than {where.host_key}")
+
+
+@dataclass
+class FakeGuestShell:
+    """One session; remembers what was asked."""
+
+    guest: FakeGuest
+    member: str
+    commands: list[str] = field(default_factory=list)
+    uploads: list[Path] = field(default_factory=list)
+    is_closed: bool = False
+
+    def await_setup(self, patience: Patience) -> None:
+        self.guest.finish_setup(self.member)
+
+    def run(self, command: str, patience: Patience) -> None:
+        self.commands.append(command)
+        self.guest.execute(self.member, command)
+
+    def upload(self, archive: Path, patience: Patience) -> None:
+        if not archive.exists():
+            raise GuestError(f"cannot upload to {self.member}: {archive} is missing")
+        self.uploads.append(archive)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class GuestThatNeverBoots(FakeGuest):
+    """Whatever waits for it comes to its deadline, in no time."""
+
+    def _wait_for(self, where: GuestAddress, patience: Patience) -> FakeMachine:
+        return super()._wait_for(where, replace(patience, deadline=self._clock.monotonic()))
+
+
+class GuestWithFailingSetup(FakeGuest):
+    """The setup of the next `failures` machines ends with an error."""
+
+    failures = 1
+
+    def finish_setup(self, member: str) -> None:
+        if self.failures > 0:
+            self.failures -= 1
+            raise SetupFailed(f"setup of {member} failed: no package named wbe")
+
+
+class ScriptedGuest(FakeGuest):
+    """Commands named in `errors` fail, once for each text."""
+
+    def __init__(self, clock: FakeClock, *hosts: FakeHypervisor) -> None:
+        super().__init__(clock, *hosts)
+        self.errors: dict[str, list[str]] = {}
+
+    def execute(self, member: str, command: str) -> None:
+        if self.errors.get(command):
+            raise GuestError(f"in {member}, {command!r} ended with status 1: {self.errors[command].pop(0)}")
+
+
+# ---- identity and seed ---------------------------------------------------------------------------------------
+
+
+class FakeIdentities:
+    """Suffixes 00001, 00002 …, after those given; a host key that names its machine."""
+
+    def __init__(self, *first: str) -> None:
+        self._first = list(first)
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def member_suffix(self) -> str:
+        with self._lock:
+            if self._first:
+                return self._first.pop(0)
+            self._count += 1
+            return f"{self._count:05}"
+
+    def host_key(self, machine_uuid: str) -> tuple[str, str]:
+        body = base64.b64encode(hashlib.sha256(machine_uuid.encode()).digest()).decode()
+        return f"PRIVATE KEY OF {machine_uuid}\n", f"ssh-ed25519 {body}"
+
+
+class FakeSeedWriter:
+    """A seed is the JSON of its files; `read_seed` takes it apart again."""
+
+    def write(self, label: str, files: Mapping[str, bytes]) -> bytes:
+        texts = {name: content.decode() for name, content in files.items()}
+        return json.dumps({"label": label, "files": texts}).encode()
+
+
+def read_seed(seed: bytes | None) -> dict[str, str]:
+    """File name -> text."""
+    assert seed is not None
+    files = json.loads(seed)["files"]
+    return {str(name): str(text) for name, text in files.items()}
+
+
+def image_file(folder: Path, content: bytes = b"a base disk") -> tuple[Path, str]:
+    """A file as the image repository keeps it, and its digest."""
+    digest = hashlib.sha256(content).hexdigest()
+    file = folder / f"{digest}.qcow2"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file, digest
+
+
+def all_domains(hosts: Iterable[FakeHypervisor]) -> list[str]:
+    """Names of every machine of ours; a name that is there twice is a double."""
+    return sorted(domain for host in hosts for domain in host.machines)

@@ -1,0 +1,1 @@
+"""What is rendered, compared with files that a reader can check."""

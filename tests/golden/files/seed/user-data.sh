@@ -1,0 +1,3 @@
+#!/bin/sh
+name=web-4tz9k
+echo ${#name} ${name} {{ }}

@@ -1,0 +1,197 @@
+"""Domain XML: as a file, and taken apart again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.models.machine import Blueprint, Nic
+from orchestrator.models.naming import machine_uuid
+from orchestrator.render.domain import METADATA_NS, QEMU_NS, MachineFiles, render_domain
+from tests.builders import INSTALLATION, MIB, make_image
+from tests.golden.golden import assert_golden
+from tests.unit.examples import many
+
+FILES = MachineFiles(
+    base="/srv/volumes/understudy-image-d1.qcow2",
+    overlay="/srv/volumes/understudy-web-4tz9k.2.qcow2",
+    seed="/srv/volumes/understudy-web-4tz9k.2.seed.iso",
+    console="/srv/volumes/understudy-web-4tz9k.2.console.log",
+)
+USER = Nic("52:54:00:aa:bb:cc", "127.77.0.2", forwards=((20022, 22), (20080, 80), (8080, 8080)))
+NETWORK = Nic("52:54:00:aa:bb:cc", "192.168.122.50", network="default")
+
+
+def blueprint(**fields: Any) -> Blueprint:
+    given_: dict[str, Any] = {
+        "domain": "understudy-web-4tz9k",
+        "uuid": machine_uuid(INSTALLATION, "web-4tz9k", 2),
+        "member": "web-4tz9k",
+        "set_name": "web",
+        "installation": INSTALLATION,
+        "incarnation": 2,
+        "model": "9f3c0d1e2a4b5c6d",
+        "vcpus": 2,
+        "memory": 512 * MIB,
+        "disk": None,
+        "image": make_image(),
+        "nic": USER,
+    }
+    return Blueprint(**{**given_, **fields})
+
+
+def parsed(
+    blueprint_: Blueprint | None = None, files: MachineFiles = FILES, accelerator: str = "tcg"
+) -> ElementTree.Element:
+    return ElementTree.fromstring(render_domain(blueprint_ or blueprint(), files, accelerator))
+
+
+def only(root: ElementTree.Element, path: str) -> ElementTree.Element:
+    (found,) = root.findall(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "nic", "files", "accelerator"),
+    [
+        ("domain-user-tcg.xml", USER, FILES, "tcg"),
+        ("domain-network-kvm.xml", NETWORK, FILES, "kvm"),
+        ("domain-no-seed-outbound.xml", replace(USER, outbound=True), replace(FILES, seed=""), "tcg"),
+    ],
+)
+def test_a_domain_is_rendered_like_its_golden_file(
+    name: str, nic: Nic, files: MachineFiles, accelerator: str
+) -> None:
+    assert_golden(name, render_domain(blueprint(nic=nic), files, accelerator) + "\n")
+
+
+def test_the_owner_tag_says_whose_machine_it_is() -> None:
+    owner = only(parsed(), f"./metadata/{{{METADATA_NS}}}owner")
+    assert owner.attrib == {
+        "installation": INSTALLATION,
+        "set": "web",
+        "member": "web-4tz9k",
+        "incarnation": "2",
+        "model": "9f3c0d1e2a4b5c6d",
+        "image": "micro:1",
+    }
+
+
+def test_every_disk_is_virtio_and_only_the_overlay_can_be_written() -> None:
+    disks = parsed().findall("./devices/disk")
+    targets = [(only(disk, "target").get("dev"), only(disk, "target").get("bus")) for disk in disks]
+    assert targets == [("vda", "virtio"), ("vdb", "virtio")]
+    overlay, seed = disks
+    assert only(overlay, "source").get("file") == FILES.overlay
+    assert only(overlay, "driver").get("type") == "qcow2"
+    assert only(overlay, "backingStore/source").get("file") == FILES.base
+    assert only(overlay, "backingStore/format").get("type") == "qcow2"
+    assert overlay.find("readonly") is None
+    assert only(seed, "driver").get("type") == "raw"
+    assert seed.find("readonly") is not None
+
+
+def test_nothing_below_the_base_disk_is_probed() -> None:
+    """An empty inner backingStore ends the chain: a header of the image cannot name another file."""
+    inner = only(parsed(), "./devices/disk/backingStore/backingStore")
+    assert (list(inner), inner.attrib) == ([], {})
+
+
+def test_the_base_disk_is_never_relabelled() -> None:
+    label = only(parsed(), "./devices/disk/backingStore/source/seclabel")
+    assert label.attrib == {"model": "dac", "relabel": "no"}
+
+
+def test_a_machine_without_answer_file_has_no_seed_disk() -> None:
+    assert len(parsed(files=replace(FILES, seed="")).findall("./devices/disk")) == 1
+
+
+def test_a_machine_has_a_random_source_an_agent_channel_a_panic_device_and_a_generation_id() -> None:
+    root = parsed()
+    rng = only(root, "./devices/rng")
+    assert (rng.get("model"), only(rng, "backend").text) == ("virtio", "/dev/urandom")
+    agent = only(root, "./devices/channel/target")
+    assert agent.attrib == {"type": "virtio", "name": "org.qemu.guest_agent.0"}
+    assert only(root, "./devices/panic").get("model") == "isa"
+    assert only(root, "genid").text is None  # libvirt makes one for each start
+
+
+def test_the_serial_console_is_logged_to_its_own_file() -> None:
+    assert only(parsed(), "./devices/serial/log").get("file") == FILES.console
+
+
+def test_a_crash_or_power_off_ends_the_machine_and_a_restart_does_not() -> None:
+    root = parsed()
+    events = {tag: only(root, tag).text for tag in ("on_poweroff", "on_reboot", "on_crash")}
+    assert events == {"on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"}
+
+
+def test_size_is_as_declared() -> None:
+    root = parsed(blueprint(memory=768 * MIB, vcpus=3))
+    assert (only(root, "memory").text, only(root, "memory").get("unit")) == (str(768 * 1024), "KiB")
+    assert only(root, "vcpu").text == "3"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "kind", "cpu"), [("kvm", "kvm", "host-model"), ("tcg", "qemu", "maximum")]
+)
+def test_the_cpu_is_as_the_accelerator_asks(accelerator: str, kind: str, cpu: str) -> None:
+    root = parsed(accelerator=accelerator)
+    assert (root.get("type"), only(root, "cpu").get("mode")) == (kind, cpu)
+
+
+def qemu_arguments(root: ElementTree.Element) -> list[str | None]:
+    return [one.get("value") for one in root.findall(f"./{{{QEMU_NS}}}commandline/{{{QEMU_NS}}}arg")]
+
+
+def test_in_user_mode_declared_ports_are_forwarded_from_the_members_own_address() -> None:
+    root = parsed()
+    netdev, device = qemu_arguments(root)[1::2]
+    assert netdev is not None
+    assert netdev.split(",") == [
+        "user",
+        "id=understudy0",
+        "restrict=on",
+        "ipv6=off",
+        "hostfwd=tcp:127.77.0.2:20022-:22",
+        "hostfwd=tcp:127.77.0.2:20080-:80",
+        "hostfwd=tcp:127.77.0.2:8080-:8080",
+    ]
+    assert device is not None
+    assert "mac=52:54:00:aa:bb:cc" in device.split(",")
+    assert not root.findall("./devices/interface")
+
+
+def test_a_guest_gets_out_only_where_that_is_allowed() -> None:
+    netdev = qemu_arguments(parsed(blueprint(nic=replace(USER, outbound=True))))[1]
+    assert netdev is not None
+    assert "restrict=off" in netdev.split(",")
+
+
+def test_in_network_mode_the_card_is_libvirts() -> None:
+    root = parsed(blueprint(nic=NETWORK))
+    assert only(root, "./devices/interface/source").get("network") == "default"
+    assert only(root, "./devices/interface/mac").get("address") == "52:54:00:aa:bb:cc"
+    assert qemu_arguments(root) == []
+
+
+hostile = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn"]), min_size=1, max_size=30)
+hostile |= st.sampled_from(["]]>", "<!--", "'\"&<>", "</domain>", "&amp;", "ä 你好", "a\tb", "../../etc"])
+
+
+@many
+@given(hostile, hostile)
+def test_no_name_or_path_breaks_out_of_its_place(name: str, path: str) -> None:
+    blueprint_ = blueprint(member=name, set_name=name, model=name, nic=replace(NETWORK, network=name))
+    root = parsed(blueprint_, MachineFiles(path, path, path, path))
+    owner = only(root, f"./metadata/{{{METADATA_NS}}}owner")
+    # XML itself turns a tab in an attribute into a space unless it is escaped.
+    assert (owner.get("member"), owner.get("set"), owner.get("model")) == (name, name, name)
+    assert [one.get("file") for one in root.findall("./devices/disk/source")] == [path, path]
+    assert only(root, "./devices/interface/source").get("network") == name
+    assert [child.tag for child in root] == [child.tag for child in parsed(blueprint(nic=NETWORK))]

@@ -1,0 +1,249 @@
+"""`scripts/bench`: how fast the product is on real micro guests. Ratios hold across machines, times do not."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from orchestrator.models.naming import reachable_port
+from tests.support.guest_images import guest_image
+from tests.support.installation import Installation, installation, wait_until
+from tests.support.specs import web_set
+
+BARE = Path(__file__).resolve().parents[2] / "scripts" / "bench_bare.py"
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """`bound` None: reported only."""
+
+    what: str
+    value: float
+    unit: str
+    bound: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.bound is None or self.value <= self.bound
+
+
+@contextlib.contextmanager
+def site(instances: int, standby: str = "") -> Iterator[Installation]:
+    """A set of micro guests, ready."""
+    with installation() as made:
+        made.run("image", "add", "micro", str(guest_image("micro")))
+        made.write("web.yaml", web_set(made, instances=instances, standby=standby))
+        made.run("apply", str(made.root / "web.yaml"), seconds=600)
+        yield made
+
+
+def ask(url: str) -> str:
+    """The answer's text, empty if there is none yet."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:
+            return str(answer.read().decode().strip())
+    except OSError:
+        return ""
+
+
+def direct_url(address: str) -> str:
+    return f"http://{address}:{reachable_port(address, 80)}/"
+
+
+def seconds_until_answers(made: Installation, count: int) -> float:
+    """`understudy scale web COUNT`, from its start until a new instance answers through the balancer."""
+    known = {row["name"] for row in made.members("instance")}
+    began = time.monotonic()
+    process = subprocess.Popen(made.command("scale", "web", str(count)), stdout=subprocess.DEVNULL)
+    url = f"http://{made.endpoint}:8080/"
+    wait_until(lambda: (ask(url) or next(iter(known))) not in known, 120, "the new instance answers")
+    taken = time.monotonic() - began
+    if process.wait(timeout=300) != 0:
+        raise RuntimeError("scale failed")
+    return taken
+
+
+def virsh(*arguments: str) -> str:
+    return subprocess.run(["virsh", "-q", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def claim_running() -> list[Row]:
+    """A whole `understudy scale` process against a running pool."""
+    with site(1, "{state: running, max_ready: 4}") as made:
+        taken = [seconds_until_answers(made, count) for count in (2, 3, 4)]
+    return [Row("claim from a running pool, whole process", statistics.median(taken), "s", 1.5)]
+
+
+def claim_stopped() -> list[Row]:
+    """A whole `understudy scale` process against a stopped pool; yardstick: virsh start of the same machines."""
+    bare, ours = [], []
+    with site(1, f"{{state: stopped, max_ready: {ROUNDS + 1}}}") as made:
+        for row in made.members("standby"):
+            began = time.monotonic()
+            virsh("start", row["domain"])
+            wait_until(lambda row=row: ask(direct_url(row["address"])) != "", 120, "it answers")  # type: ignore[misc]
+            bare.append(time.monotonic() - began)
+            virsh("shutdown", row["domain"])
+            wait_until(lambda row=row: "shut off" in virsh("domstate", row["domain"]), 60, "it is off")  # type: ignore[misc]
+        ours = [seconds_until_answers(made, count) for count in range(2, ROUNDS + 2)]
+    base, mine = statistics.median(bare), statistics.median(ours)
+    return [
+        Row("virsh start until its service answers", base, "s"),
+        Row("claim from a stopped pool, whole process", mine, "s"),
+        Row("claim from a stopped pool : virsh start", mine / base, "x", 1.15),
+    ]
+
+
+def cold_creation() -> list[Row]:
+    """One machine from nothing; yardstick: the script of scripts/bench_bare.py with the same documents."""
+    ours, bare, calls, inside, tails = [], [], [], [], []
+    with site(1) as made:
+        for count in range(2, ROUNDS + 2):
+            ours.append(seconds_until_answers(made, count))
+            inside.append(seconds_to_domain(made))
+        template = made.members("instance")[0]
+        tails = [seconds_from_guest_to_rotation(made, ROUNDS + 2)]
+        for number in range(ROUNDS):
+            libvirt_calls, whole = run_bare(made, template, number)
+            bare.append(whole)
+            calls.append(libvirt_calls)
+    base, mine = statistics.median(bare), statistics.median(ours)
+    overhead = statistics.median(inside) - statistics.median(calls) + tails[0]
+    return [
+        Row("bare libvirt script, one machine until it answers", base, "s"),
+        Row("cold creation, whole process until it answers", mine, "s"),
+        Row("cold creation : bare libvirt script", mine / base, "x", 1.10),
+        Row("product's own overhead per cold creation", max(overhead, 0.0) * 1000, "ms", 150.0),
+    ]
+
+
+def seconds_to_domain(made: Installation) -> float:
+    """From the record of the newest machine to the record that its domain runs."""
+    newest = max(made.members("instance"), key=lambda row: float(row["created_at"]))["name"]
+    done = subprocess.run(made.command("events", "web", "--json"), capture_output=True, text=True, check=True)
+    moments = {
+        event["kind"]: float(event["at"])
+        for event in map(json.loads, done.stdout.splitlines())
+        if event["member"] == newest
+    }
+    return moments["provisioning"] - moments["claim_cold"]
+
+
+def seconds_from_guest_to_rotation(made: Installation, count: int) -> float:
+    """Between the first answer of a new guest itself and its first answer through the balancer."""
+    known = {row["name"]: row for row in made.members("instance")}
+    process = subprocess.Popen(made.command("scale", "web", str(count)), stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(made.members("instance")) > len(known), 30, "it is recorded")
+    new = next(row for row in made.members("instance") if row["name"] not in known)
+    url = direct_url(new["address"])
+    while not ask(url):
+        time.sleep(0.002)
+    began = time.monotonic()
+    while ask(f"http://{made.endpoint}:8080/") != new["name"]:
+        time.sleep(0.002)
+    taken = time.monotonic() - began
+    process.wait(timeout=300)
+    return taken
+
+
+def run_bare(made: Installation, template: dict[str, str], number: int) -> tuple[float, float]:
+    """(seconds in libvirt's calls, seconds until the answer) of a hand-made twin of a product machine."""
+    domain, name = template["domain"], f"{made.prefix}-bare{number}"
+    address = f"{made.net}.{200 + number}"
+    root = ElementTree.fromstring(virsh("dumpxml", "--inactive", domain))
+    for tag in ("uuid", "genid", "metadata"):
+        for element in root.findall(tag):
+            root.remove(element)
+    text = ElementTree.tostring(root, encoding="unicode")
+    text = text.replace(template["address"], address).replace(domain, name)
+    incarnation = template["incarnation"]
+    job = {
+        "xml": text,
+        "pool": made.prefix,
+        "base": next(one for one in made.volumes() if "-image-" in one and one.endswith(".qcow2")),
+        "overlay": f"{name}.{incarnation}.qcow2",
+        "seed": f"{name}.{incarnation}.seed.iso",
+        "seed_file": str(made.root / "volumes" / f"{domain}.{incarnation}.seed.iso"),
+        "console": f"{name}.{incarnation}.console.log",
+        "url": direct_url(address),
+    }
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(BARE)], input=json.dumps(job), capture_output=True, text=True, check=True
+    )
+    whole = time.monotonic() - began
+    virsh("destroy", name)
+    virsh("undefine", name)
+    for volume in (job["overlay"], job["seed"], job["console"]):
+        virsh("vol-delete", "--pool", made.prefix, str(volume))
+    return float(done.stdout), whole
+
+
+def idle() -> list[Row]:
+    """`understudy serve` over ten instances that need nothing."""
+    with site(10) as made:
+        process = made.start("serve")
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(5)
+        before, began = cpu_seconds(process.pid), time.monotonic()
+        time.sleep(30)
+        used = (cpu_seconds(process.pid) - before) / (time.monotonic() - began)
+        status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        process.terminate()
+        process.communicate(timeout=60)
+    match = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    assert match is not None
+    return [
+        Row("idle controller, 10 instances: share of one core", used * 100, "%", 1.0),
+        Row("idle controller, 10 instances: resident memory", int(match[1]) / 1024, "MB", 120.0),
+    ]
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+BENCHES: dict[str, Callable[[], list[Row]]] = {
+    "claim-running": claim_running,
+    "claim-stopped": claim_stopped,
+    "cold": cold_creation,
+    "idle": idle,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--only", choices=sorted(BENCHES), help="run one of them")
+    parser.add_argument("--json", action="store_true", help="print a list for programs")
+    chosen = parser.parse_args()
+    rows: list[Row] = []
+    for name, bench in BENCHES.items():
+        if chosen.only in (None, name):
+            rows += bench()
+    if chosen.json:
+        print(json.dumps([{**asdict(row), "ok": row.ok} for row in rows], indent=2))
+    else:
+        for row in rows:
+            bound = (
+                "" if row.bound is None else f"  bound {row.bound:g} {row.unit}  {'ok' if row.ok else 'MISSED'}"
+            )
+            print(f"{row.what:<52} {row.value:9.2f} {row.unit}{bound}")
+    sys.exit(0 if all(row.ok for row in rows) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The core with plain values, and the loop with stateful fakes."""

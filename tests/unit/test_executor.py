@@ -1,0 +1,219 @@
+"""One effect on one member, on the fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.apply.addressing import user_addressing
+from orchestrator.apply.executor import Executor, Installation, World
+from orchestrator.config.uploads import pack_uploads
+from orchestrator.errors import GuestError, HostError, Interrupted, NeverReady, SpecError
+from orchestrator.models.members import Member, ScaleSet
+from orchestrator.models.sightings import Power
+from orchestrator.models.steps import Effect, EffectKind
+from tests.builders import INSTALLATION, MIB, make_image, make_member, make_set, make_spec
+from tests.fakes import (
+    FakeClock,
+    FakeHypervisor,
+    FakeIdentities,
+    FakeSeedWriter,
+    ScriptedGuest,
+    image_file,
+    read_seed,
+)
+
+
+@dataclass
+class Bench:
+    """An executor and what it works on."""
+
+    executor: Executor
+    host: FakeHypervisor
+    guest: ScriptedGuest
+    clock: FakeClock
+    wanted: ScaleSet
+    member: Member
+
+    def perform(self, kind: EffectKind, cancelled: bool = False) -> None:
+        self.executor.perform(Effect(kind, self.member, "a reason"), self.wanted, lambda: cancelled)
+
+    @property
+    def domain(self) -> str:
+        return f"understudy-{self.member.name}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def make_bench(folder: Path, **fields: Any) -> Bench:
+    _, digest = image_file(folder)
+    clock, host = FakeClock(), FakeHypervisor()
+    guest = ScriptedGuest(clock, host)
+    spec = pack_uploads(make_spec(**fields), folder)
+    wanted = make_set(spec, image=make_image(digest=digest))
+    installation = Installation(
+        name=INSTALLATION,
+        prefix="understudy",
+        operator_key="ssh-ed25519 AAAAOperator understudy",
+        images=folder,
+        uploads=folder,
+        addressing=user_addressing("127.77.0.0/16", outbound=False),
+    )
+    world = World({"local": host}, guest, FakeSeedWriter(), FakeIdentities(), clock)
+    return Bench(Executor(installation, world), host, guest, clock, wanted, make_member(wanted))
+
+
+@pytest.fixture
+def bench(folder: Path) -> Iterator[Bench]:
+    yield make_bench(folder)
+
+
+def test_creating_makes_the_machine_as_declared(folder: Path) -> None:
+    bench = make_bench(folder, machine={"memory": "256MiB", "vcpus": 2, "disk": "1GiB"})
+    bench.perform(EffectKind.CREATE)
+    made = bench.host.machines[bench.domain].blueprint
+    assert (made.memory, made.vcpus, made.disk) == (256 * MIB, 2, 1024 * MIB)
+    assert (made.member, made.set_name, made.incarnation, made.installation) == (
+        "web-00001",
+        "web",
+        1,
+        INSTALLATION,
+    )
+    assert (made.model, made.nic.address, made.nic.mac) == (
+        bench.member.model,
+        bench.member.address,
+        bench.member.mac,
+    )
+
+
+def test_creating_brings_the_image_to_the_host(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    assert bench.host.volumes[f"understudy-image-{bench.wanted.image.digest}.qcow2"] == b"a base disk"
+
+
+def test_creating_twice_makes_the_same_machine(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    first = bench.host.machines[bench.domain]
+    bench.perform(EffectKind.CREATE)
+    assert bench.host.machines[bench.domain] is first
+
+
+def test_the_seed_says_who_the_machine_is(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    machine = bench.host.machines[bench.domain]
+    seed = read_seed(machine.seed)
+    assert f"instance-id: {machine.blueprint.uuid}" in seed["meta-data"]
+    assert "local-hostname: web-00001" in seed["meta-data"]
+    assert "ssh-ed25519 AAAAOperator understudy" in seed["meta-data"]
+    assert f"PRIVATE KEY OF {machine.blueprint.uuid}" in seed["vendor-data"]
+
+
+def test_a_machine_without_answer_file_has_no_seed_and_is_not_logged_in_to(folder: Path) -> None:
+    bench = make_bench(folder, setup={"answer_file": "none"})
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert bench.host.machines[bench.domain].seed is None
+    assert bench.guest.shells == []
+
+
+def test_user_data_that_cannot_be_rendered_makes_no_machine(folder: Path) -> None:
+    bench = make_bench(folder, setup={"user_data": "#!/bin/sh\n{{ nonsense }}\n"})
+    with pytest.raises(SpecError, match="user_data is not a usable Jinja2 template"):
+        bench.perform(EffectKind.CREATE)
+    assert bench.host.machines == {}
+
+
+def test_setup_runs_its_steps_in_order_on_one_session(folder: Path) -> None:
+    (folder / "site").mkdir()
+    steps = [{"run": "one"}, {"upload": {"from": f"{folder}/site", "to": "/srv"}}, {"run": "two"}]
+    bench = make_bench(folder, setup={"steps": steps})
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    (shell,) = bench.guest.shells
+    assert shell.commands == ["one", "two"]
+    assert [archive.parent for archive in shell.uploads] == [folder]
+    assert shell.is_closed
+
+
+def test_a_step_that_fails_ends_the_setup_and_closes_the_session(folder: Path) -> None:
+    bench = make_bench(folder, setup={"steps": [{"run": "one"}, {"run": "two"}]})
+    bench.guest.errors["one"] = ["no such package"]
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(GuestError, match="no such package"):
+        bench.perform(EffectKind.PROVISION)
+    (shell,) = bench.guest.shells
+    assert shell.commands == ["one"]
+    assert shell.is_closed
+
+
+def test_readiness_is_asked_after_the_steps(folder: Path) -> None:
+    bench = make_bench(folder, setup={"steps": [{"run": "one"}]}, readiness=[{"command": "is-up"}])
+    bench.guest.errors["is-up"] = ["not yet"]
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(NeverReady, match="not yet"):
+        bench.perform(EffectKind.PROVISION)
+    assert bench.guest.commands("web-00001") == ["one"]
+
+
+def test_waiting_again_asks_for_the_services_only(folder: Path) -> None:
+    bench = make_bench(folder, setup={"steps": [{"run": "one"}]}, readiness=[{"command": "is-up"}])
+    bench.perform(EffectKind.CREATE)
+    bench.guest.errors["is-up"] = ["not yet"]
+    with pytest.raises(NeverReady):
+        bench.perform(EffectKind.AWAIT)
+    bench.perform(EffectKind.AWAIT)
+    assert bench.guest.commands("web-00001") == []
+
+
+@pytest.mark.parametrize("kind", [EffectKind.PROVISION, EffectKind.AWAIT])
+def test_work_that_is_no_longer_wanted_is_interrupted(folder: Path, kind: EffectKind) -> None:
+    bench = make_bench(folder, readiness=[{"tcp": {"port": 80}}])
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(Interrupted):
+        bench.perform(kind, cancelled=True)
+
+
+def test_the_machine_is_reached_where_its_address_says_with_its_own_key(bench: Bench) -> None:
+    one = bench.executor.guest_address(bench.member)
+    again = bench.executor.guest_address(replace(bench.member, incarnation=2))
+    assert (one.address, one.ssh_port) == (bench.member.address, 20022)
+    assert one.host_key != again.host_key
+
+
+def test_power_and_removal_reach_the_host(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.SHUT_DOWN)
+    assert bench.host.power(bench.domain) is Power.STOPPED
+    bench.perform(EffectKind.START)
+    assert bench.host.power(bench.domain) is Power.RUNNING
+    bench.perform(EffectKind.DESTROY)
+    assert bench.host.power(bench.domain) is Power.ABSENT
+    bench.perform(EffectKind.DESTROY)
+
+
+def test_the_console_of_a_machine_is_told_for_the_reason_of_a_failure(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    bench.host.say(bench.domain, "Kernel panic\x1b[31m - not syncing\n")
+    assert bench.executor.console_tail(bench.member).endswith("Kernel panic[31m - not syncing")
+
+
+def test_a_host_that_is_not_configured_any_more_is_named_with_its_fix(bench: Bench) -> None:
+    elsewhere = replace(bench.member, host="gone")
+    with pytest.raises(HostError, match="'gone' is not configured any more") as error:
+        bench.executor.perform(Effect(EffectKind.START, elsewhere, "a reason"), bench.wanted, lambda: False)
+    assert "config.toml" in error.value.fix
+
+
+def test_a_guest_with_another_host_key_is_not_trusted(folder: Path) -> None:
+    bench = make_bench(folder)
+    bench.perform(EffectKind.CREATE)
+    stranger = make_member(bench.wanted, incarnation=2)
+    with pytest.raises(GuestError, match="another host key"):
+        bench.executor.perform(Effect(EffectKind.PROVISION, stranger, "a reason"), bench.wanted, lambda: False)

@@ -1,0 +1,77 @@
+"""The life-cycle tables are complete and agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+
+from orchestrator.lifecycle.table import AFTER_SUCCESS, ANSWER, FATAL, HOPELESS, TABLE, Action
+from orchestrator.models.members import Phase, Request, Role
+from orchestrator.models.sightings import Power
+from orchestrator.models.steps import Advance, Effect, EffectKind, Step
+from orchestrator.planner import Limits
+from orchestrator.planner.member import plan_member
+from tests.builders import NOW, make_member, make_set, make_spec, see_balancer, see_machine
+from tests.unit.worlds import OLD_MODEL, PHASES, requests_of
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_every_phase_has_an_action_for_every_power_that_can_be_seen(phase: Phase) -> None:
+    assert set(TABLE[phase]) == set(Power) - {Power.UNKNOWN}
+
+
+def test_every_action_is_used() -> None:
+    assert {action for row in TABLE.values() for action in row.values()} == set(Action)
+
+
+def every_step() -> Iterator[Step]:
+    """Every step the planner makes for one member, over all records and sightings of it."""
+    for state, wish in product(("running", "stopped", None), range(2)):
+        pool = {"state": state, "max_ready": 4} if state else None
+        wanted = make_set(make_spec(standby=pool, instances=wish))
+        for role in Role:
+            for phase, power, model in product(PHASES[role], TABLE[Phase.READY], (wanted.model, OLD_MODEL)):
+                for request in requests_of(role, phase):
+                    member = make_member(
+                        wanted, role=role, phase=phase, request=request, model=model, phase_since=0.0
+                    )
+                    for rebooted in (False, True):
+                        seen = see_machine(member, power, rebooted=rebooted)
+                        balancer = see_balancer(wanted)
+                        yield from plan_member(member, wanted, seen, balancer, NOW, Limits()).steps
+
+
+def test_every_effect_that_is_planned_has_a_following_phase_and_no_other() -> None:
+    planned = {(step.member.phase, step.kind) for step in every_step() if isinstance(step, Effect)}
+    assert planned == set(AFTER_SUCCESS)
+
+
+def test_every_advance_leads_to_another_phase_or_a_new_body() -> None:
+    for step in every_step():
+        if isinstance(step, Advance):
+            assert step.phase is not step.member.phase or step.new_body or step.answered, step.reason
+
+
+def test_a_new_body_always_begins_with_its_creation() -> None:
+    for step in every_step():
+        if isinstance(step, Advance):
+            assert step.new_body == (step.phase is Phase.CREATING), step.reason
+
+
+def test_only_a_removal_ends_the_record() -> None:
+    assert [key for key, phase in AFTER_SUCCESS.items() if phase is None] == [(Phase.DELETING, EffectKind.DESTROY)]
+
+
+def test_failures_of_removal_and_shutdown_never_condemn_a_machine() -> None:
+    assert not FATAL & {EffectKind.DESTROY, EffectKind.SHUT_DOWN}
+
+
+def test_only_waiting_for_a_guest_is_hopeless_and_never_because_its_host_is_silent() -> None:
+    assert set(HOPELESS) == {EffectKind.PROVISION, EffectKind.AWAIT}
+    assert all(powers == set(Power) - {Power.RUNNING, Power.UNKNOWN} for powers in HOPELESS.values())
+
+
+def test_every_request_but_a_restart_is_answered_by_a_phase() -> None:
+    assert set(ANSWER) == set(Request) - {Request.RESTART}

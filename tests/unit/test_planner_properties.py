@@ -1,0 +1,463 @@
+"""What the planner promises about every world.
+
+`worlds()` draws any mix of phases, powers, roles, requests, sizes, pool states and models that records and hosts
+can hold; `tests.unit.world` carries the plans out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
+from orchestrator.models.naming import domain_name
+from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.steps import (
+    Admit,
+    Advance,
+    Claim,
+    ConvergeBalancer,
+    Effect,
+    EffectKind,
+    Interrupt,
+    RemoveLeak,
+    Retire,
+    Step,
+)
+from orchestrator.planner import plan
+from orchestrator.planner.balancer import desired_balancer
+from tests.builders import MIB, PREFIX, see_machine
+from tests.unit.examples import many, some
+from tests.unit.world import (
+    World,
+    after_crash,
+    after_slow_turn,
+    after_step,
+    after_turn,
+    at_rest,
+    converge_balancer,
+    why_not_converged,
+    with_machine,
+)
+from tests.unit.worlds import SEEN, worlds
+
+ON_THE_WAY = (Phase.CREATING, Phase.PROVISIONING, Phase.READY, Phase.STARTING)
+
+
+def assert_converged(start: World, end: World) -> None:
+    for name, wanted in start.sets.items():
+        if wanted.deleting:
+            assert name not in end.sets, f"set {name} is still recorded"
+            assert not end.of(name), f"members of deleted set {name} are left"
+        else:
+            assert why_not_converged(end, end.sets[name]) == ""
+    assert end.plan().steps == ()
+    assert end.machines() == Counter(domain_name(PREFIX, name) for name in end.members)
+
+
+# ---- convergence ---------------------------------------------------------------------------------------------
+
+
+@many
+@given(worlds())
+def test_any_world_converges_and_a_converged_world_gives_an_empty_plan(start: World) -> None:
+    assert_converged(start, at_rest(start, turns=40))
+
+
+@many
+@given(worlds(), st.randoms(use_true_random=False))
+def test_a_world_converges_when_effects_take_any_number_of_turns(start: World, chance: Random) -> None:
+    world = start
+    for turn in range(200):
+        world, made = after_slow_turn(world, _slowness(chance, most=60 - turn))
+        if not made.steps and not world.busy and made.wake_at is None:
+            break
+    assert_converged(start, world)
+
+
+def _slowness(chance: Random, most: int) -> Callable[[], bool]:
+    """Three of five effects take longer, as long as `most` turns are left for that."""
+    return lambda: most > 0 and chance.random() < 0.6
+
+
+@some
+@given(worlds(deleting=False), st.randoms(use_true_random=False))
+def test_a_world_disturbed_on_the_way_converges_once_it_is_left_alone(start: World, chance: Random) -> None:
+    world = start
+    for _ in range(8):
+        world, _made = after_turn(_disturb(world, chance))
+    assert_converged(replace(start, sets=world.sets), at_rest(world, turns=60))
+
+
+def _disturb(world: World, chance: Random) -> World:
+    """A machine dies or vanishes, or the operator asks for another size."""
+    if world.members and chance.random() < 0.5:
+        member = chance.choice(sorted(world.members.values(), key=lambda one: one.name))
+        power = chance.choice(SEEN)
+        seen = None if power is Power.ABSENT else see_machine(member, power)
+        world = with_machine(world, member.host, domain_name(PREFIX, member.name), seen)
+    if chance.random() < 0.4:
+        wanted = chance.choice(sorted(world.sets.values(), key=lambda one: one.name))
+        spec = wanted.spec.model_copy(update={"instances": chance.randrange(6)})
+        changed = replace(wanted, spec=spec, generation=wanted.generation + 1)
+        world = replace(world, sets={**world.sets, wanted.name: changed})
+    return world
+
+
+@some
+@given(worlds(silent=True))
+def test_what_cannot_be_reached_now_is_said_by_the_set(start: World) -> None:
+    end = at_rest(start)
+    assert end.plan().steps == ()
+    for wanted in end.sets.values():
+        unknown = [member for member in end.of(wanted.name) if end.power(member) is Power.UNKNOWN]
+        missing = why_not_converged(end, wanted)
+        event("reachable" if not unknown and not missing else "something is missing")
+        assert not missing or wanted.stuck, f"{missing}, but nobody says so"
+        for member in unknown:
+            assert member.host in wanted.stuck
+
+
+@some
+@given(worlds(memory=4 * 128 * MIB))
+def test_without_room_the_set_says_what_is_missing_and_memory_is_never_overcommitted(start: World) -> None:
+    booked = _committed(start)
+    world = start
+    for _ in range(40):
+        world, made = after_turn(world)
+        for host, memory in _committed(world).items():
+            assert memory <= max(world.hosts[host].memory_total, booked.get(host, 0))
+        if not made.steps and made.wake_at is None:
+            break
+    for wanted in world.sets.values():
+        missing = why_not_converged(world, wanted)
+        event("fits" if not missing else "does not fit")
+        assert not missing or "MiB of memory to give" in wanted.stuck
+
+
+def _committed(world: World) -> Counter[str]:
+    taken: Counter[str] = Counter()
+    for member in world.members.values():
+        taken[member.host] += world.sets[member.set_name].spec.machine.memory
+    return taken
+
+
+# ---- crashes -------------------------------------------------------------------------------------------------
+
+
+@many
+@given(worlds(), st.lists(st.integers(0, 12), max_size=5))
+def test_a_controller_that_crashes_within_any_turn_converges_to_the_same_sizes(
+    start: World, cuts: list[int]
+) -> None:
+    world = start
+    for done in cuts:
+        world = after_crash(world, done)
+    assert_converged(start, at_rest(world))
+
+
+@some
+@given(worlds(), st.data())
+def test_no_member_gets_a_second_machine_by_a_crash(start: World, data: st.DataObject) -> None:
+    world = start
+    for _ in range(4):
+        world = after_crash(world, data.draw(st.integers(0, len(world.plan().steps))))
+        assert max(world.machines().values(), default=0) <= 1
+        mine = {domain_name(PREFIX, name) for name in world.members}
+        leaks = {domain for domain in start.machines() if domain not in mine}
+        assert set(world.machines()) <= mine | leaks
+
+
+# ---- destruction ---------------------------------------------------------------------------------------------
+
+
+@many
+@given(worlds(deleting=False))
+def test_as_many_are_retired_as_there_are_too_many_and_nobody_admitted_is_retired_again(start: World) -> None:
+    """Machines of the current model, all healthy: sizes alone decide who goes."""
+    world = replace(start, members={name: _healthy(start, one) for name, one in start.members.items()})
+    world = replace(world, hosts={name: replace(host, machines={}) for name, host in world.hosts.items()})
+    for member in world.members.values():
+        wanted = world.sets[member.set_name]
+        power = Power(wanted.pool_state.value) if member.role is Role.STANDBY else Power.RUNNING
+        world = with_machine(world, member.host, domain_name(PREFIX, member.name), see_machine(member, power))
+    gone: Counter[tuple[str, Role]] = Counter()
+
+    def witness(_world: World, step: Step) -> None:
+        if isinstance(step, Retire):
+            assert step.member.name in world.members, f"{step.member.name} was admitted to be retired"
+            gone[step.member.set_name, step.member.role] += 1
+
+    at_rest(world, witness=witness)
+    for wanted in world.sets.values():
+        instances = len(world.of(wanted.name, Role.INSTANCE))
+        pool = len(world.of(wanted.name, Role.STANDBY))
+        assert gone[wanted.name, Role.INSTANCE] == max(instances - wanted.wanted_instances, 0)
+        claimed = min(max(wanted.wanted_instances - instances, 0), pool)
+        assert gone[wanted.name, Role.STANDBY] == max(pool - claimed - wanted.standby_target, 0)
+
+
+def _healthy(world: World, member: Member) -> Member:
+    phase = Phase.IN_SERVICE if member.role is Role.INSTANCE else Phase.STANDBY
+    model = world.sets[member.set_name].model
+    return replace(member, phase=phase, model=model, request=None, failures=0)
+
+
+@many
+@given(worlds())
+def test_a_machine_is_only_destroyed_for_a_member_that_leaves_has_failed_or_gets_a_new_body(start: World) -> None:
+    def witness(world: World, step: Step) -> None:
+        if isinstance(step, Effect) and step.kind is EffectKind.DESTROY:
+            assert step.member.phase in (Phase.DELETING, Phase.FAILED)
+        if isinstance(step, Effect) and step.kind is EffectKind.CREATE:
+            assert step.member.phase is Phase.CREATING
+        if isinstance(step, Advance) and step.phase is Phase.DELETING:
+            assert world.members[step.member.name].is_leaving
+
+    at_rest(start, witness=witness)
+
+
+@many
+@given(worlds())
+def test_an_instance_in_service_that_runs_is_drained_before_its_machine_goes(start: World) -> None:
+    world = converge_balancer(start, desired_balancer(start.desired(), start.observed()))
+    serving: set[str] = set()
+    drained: set[str] = set()
+
+    def witness(world: World, step: Step) -> None:
+        for member in world.members.values():
+            if world.power(member) is not Power.RUNNING:
+                serving.discard(member.name)
+            elif member.phase is Phase.IN_SERVICE:
+                serving.add(member.name)
+                drained.discard(member.name)
+            elif member.phase is Phase.DRAINING and not _takes_requests(world, member):
+                drained.add(member.name)
+        if isinstance(step, Effect) and step.kind in (
+            EffectKind.DESTROY,
+            EffectKind.CREATE,
+            EffectKind.SHUT_DOWN,
+        ):
+            assert step.member.name not in serving - drained, f"{step.reason}, but it was not drained"
+
+    at_rest(world, witness=witness)
+
+
+def _takes_requests(world: World, member: Member) -> bool:
+    servers = world.balancer.servers
+    return any(name == member.name and one.state is Rotation.READY for (_, name), one in servers.items())
+
+
+@some
+@given(worlds())
+def test_sessions_of_a_drained_instance_end_or_the_drain_timeout_passes_before_it_goes(start: World) -> None:
+    def witness(world: World, step: Step) -> None:
+        if not isinstance(step, Advance) or step.member.phase is not Phase.DRAINING:
+            return
+        if world.power(step.member) is not Power.RUNNING:
+            return
+        timeout = world.sets[step.member.set_name].spec.scale_in.drain_timeout
+        sessions = sum(
+            one.sessions for (_, name), one in world.balancer.servers.items() if name == step.member.name
+        )
+        assert sessions == 0 or world.now >= step.member.phase_since + timeout
+
+    at_rest(start, witness=witness)
+
+
+# ---- hosts that do not answer --------------------------------------------------------------------------------
+
+
+@many
+@given(worlds(silent=True))
+def test_nothing_is_done_to_a_member_whose_host_does_not_answer(world: World) -> None:
+    silent = {name for name, host in world.hosts.items() if not host.answers}
+    event(f"{len(silent)} silent")
+    for step in world.plan().steps:
+        if isinstance(step, Effect | Advance | Claim | Interrupt):
+            assert step.member.host not in silent
+        if isinstance(step, Admit | RemoveLeak):
+            assert step.host not in silent
+
+
+@some
+@given(worlds(silent=True, deleting=False))
+def test_a_silent_host_does_not_make_a_set_replace_what_is_on_it(start: World) -> None:
+    """Members on it still count, so their loss is not made up for by new ones."""
+    end = at_rest(start)
+    for wanted in end.sets.values():
+        for role, target in (
+            (Role.INSTANCE, wanted.wanted_instances),
+            (Role.STANDBY, wanted.standby_target),
+        ):
+            counted = [member for member in end.of(wanted.name, role) if not member.is_leaving]
+            assert len(counted) <= target
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------
+
+
+@many
+@given(worlds())
+def test_only_parked_members_of_the_current_model_are_claimed_oldest_first(world: World) -> None:
+    made = world.plan()
+    for wanted in world.sets.values():
+        claims = [
+            step.member for step in made.steps if isinstance(step, Claim) and step.member.set_name == wanted.name
+        ]
+        for member in claims:
+            assert _is_ready(world, wanted, member)
+        assert claims == sorted(claims, key=lambda one: (one.created_at, one.name))
+
+
+def _is_ready(world: World, wanted: ScaleSet, member: Member) -> bool:
+    parked = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}[wanted.pool_state]
+    return (
+        (member.role, member.phase, member.request) == (Role.STANDBY, Phase.STANDBY, None)
+        and member.model == wanted.model
+        and world.power(member) is parked
+    )
+
+
+@many
+@given(worlds(deleting=False))
+def test_an_instance_is_only_made_cold_when_no_ready_member_is_left(world: World) -> None:
+    made = world.plan()
+    for wanted in world.sets.values():
+        claimed = {step.member.name for step in made.steps if isinstance(step, Claim)}
+        cold = [step for step in _admissions(made.steps, wanted) if step.role is Role.INSTANCE]
+        if cold:
+            pool = world.of(wanted.name, Role.STANDBY)
+            left = [one.name for one in pool if one.name not in claimed and _is_ready(world, wanted, one)]
+            assert not left
+            assert all("cold: " in step.reason and step.event == "claim_cold" for step in cold)
+
+
+@many
+@given(worlds(deleting=False))
+def test_the_reserve_is_not_refilled_while_instances_are_missing_or_on_their_way(world: World) -> None:
+    made = world.plan()
+    for wanted in world.sets.values():
+        instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
+        if len(instances) > wanted.spec.instances:
+            continue  # shrinking gives room back
+        refills = [step for step in _admissions(made.steps, wanted) if step.role is Role.STANDBY]
+        waiting = len(instances) < wanted.spec.instances or any(one.phase in ON_THE_WAY for one in instances)
+        assert not (refills and waiting)
+
+
+@many
+@given(worlds(deleting=False))
+def test_a_plan_never_admits_or_claims_beyond_the_declared_sizes(world: World) -> None:
+    made = world.plan()
+    for wanted in world.sets.values():
+        counted = Counter(one.role for one in world.of(wanted.name) if not one.is_leaving)
+        admitted = Counter(step.role for step in _admissions(made.steps, wanted))
+        claimed = sum(isinstance(step, Claim) and step.member.set_name == wanted.name for step in made.steps)
+        if admitted[Role.INSTANCE] or claimed:
+            assert counted[Role.INSTANCE] + admitted[Role.INSTANCE] + claimed <= wanted.spec.instances
+        assert admitted[Role.STANDBY] <= wanted.standby_target
+
+
+@many
+@given(worlds(deleting=False, memory=0))
+def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
+    made = world.plan()
+    assert not [step for step in made.steps if isinstance(step, Admit)]
+    for wanted in world.sets.values():
+        retired = Counter(
+            step.member.role
+            for step in made.steps
+            if isinstance(step, Retire) and step.member.set_name == wanted.name
+        )
+        instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
+        assert retired[Role.INSTANCE] == max(len(instances) - wanted.spec.instances, 0)
+
+
+def _admissions(steps: tuple[Step, ...], wanted: ScaleSet) -> list[Admit]:
+    return [step for step in steps if isinstance(step, Admit) and step.set_name == wanted.name]
+
+
+# ---- plans ---------------------------------------------------------------------------------------------------
+
+
+@many
+@given(worlds(silent=True))
+def test_every_step_carries_a_reason_in_words(world: World) -> None:
+    for step in world.plan().steps:
+        assert len(step.reason.split()) >= 2, step
+
+
+@some
+@given(worlds(silent=True), st.randoms(use_true_random=False))
+def test_a_plan_depends_on_nothing_but_its_input(world: World, chance: Random) -> None:
+    names = list(world.hosts)
+    chance.shuffle(names)
+    shuffled = Observed({name: world.hosts[name] for name in names}, world.balancer)
+    made = world.plan()
+    assert world.plan() == made
+    assert plan(world.desired(), shuffled, {}, world.now, world.suspects) == made
+
+
+@many
+@given(worlds(silent=True))
+def test_records_come_before_the_balancer_and_the_balancer_before_effects(world: World) -> None:
+    order = [
+        1 if isinstance(step, ConvergeBalancer) else 2 if isinstance(step, Effect) else 0
+        for step in world.plan().steps
+    ]
+    assert order == sorted(order)
+
+
+@many
+@given(worlds())
+def test_instances_are_served_before_the_reserve(world: World) -> None:
+    heavy = [
+        step.member.role
+        for step in world.plan().steps
+        if isinstance(step, Effect) and step.kind not in (EffectKind.DESTROY, EffectKind.SHUT_DOWN)
+    ]
+    assert heavy == sorted(heavy, key=lambda role: role is Role.STANDBY)
+
+
+@many
+@given(worlds(silent=True))
+def test_a_leak_is_removed_on_its_second_sighting_and_only_then(world: World) -> None:
+    first = world.plan()
+    mine = {domain_name(PREFIX, name) for name in world.members}
+    leaks = {
+        (host.name, domain) for host in world.hosts.values() for domain in host.machines if domain not in mine
+    }
+    event(f"{len(leaks)} leaks")
+    assert first.suspects == leaks
+    assert not [step for step in first.steps if isinstance(step, RemoveLeak)]
+    assert not leaks or first.wake_at is not None
+    second = replace(world, suspects=first.suspects).plan()
+    removed = {(step.host, step.domain) for step in second.steps if isinstance(step, RemoveLeak)}
+    assert removed == leaks
+
+
+@some
+@given(worlds())
+def test_no_work_is_begun_on_a_member_whose_work_is_under_way(world: World) -> None:
+    effects = [step for step in world.plan().steps if isinstance(step, Effect)]
+    busy = replace(world, busy={effect.member.name: effect for effect in effects})
+    for step in busy.plan().steps:
+        if isinstance(step, Effect | Advance | Claim):
+            assert step.member.name not in busy.busy
+
+
+@some
+@given(worlds())
+def test_a_step_planned_on_an_older_record_changes_nothing(world: World) -> None:
+    made = world.plan()
+    moved = {name: replace(one, incarnation=one.incarnation + 1) for name, one in world.members.items()}
+    later = replace(world, members=moved)
+    for step in made.steps:
+        if isinstance(step, Advance | Claim | Retire):
+            assert after_step(later, step) == later

@@ -1,0 +1,279 @@
+"""Wishes: checked before anything is written, and refused with the value and the fix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.errors import Conflict, NotFound, SpecError
+from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.sightings import HostSighting
+from orchestrator.models.steps import Admit, Settle
+from orchestrator.planner import Limits
+from orchestrator.service import declare
+from orchestrator.service import members as requests
+from orchestrator.service.declare import Surroundings
+from tests.builders import GIB, MIB, NOW, make_spec, see_host, see_world
+from tests.unit.storage import Storage
+
+
+def free(_address: str, _port: int) -> str:
+    return ""
+
+
+def around(*hosts: HostSighting, ratio: float = 1.0) -> Surroundings:
+    return Surroundings(hosts or (see_host(),), ratio, free)
+
+
+def unchanged(storage: Storage) -> bool:
+    return storage.store.snapshot().sets == () and storage.kinds() == []
+
+
+# ---- apply ---------------------------------------------------------------------------------------------------
+
+
+def test_applying_declares_the_set_with_its_model(storage: Storage) -> None:
+    assert declare.apply(storage.store, make_spec(), around())
+    assert declare.get_set(storage.store, "web").image == storage.image
+
+
+def test_applying_again_changes_nothing_but_is_a_wish_to_look_again(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    assert not declare.apply(storage.store, make_spec(), around())
+    assert declare.get_set(storage.store, "web").generation == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "fix"),
+    [
+        ("debian-12", "understudy image build debian-12"),
+        ("mine", "understudy image add mine FILE"),
+        ("micro:7", "understudy image build micro"),
+    ],
+)
+def test_a_missing_image_is_named_with_the_command_that_makes_it(storage: Storage, image: str, fix: str) -> None:
+    with pytest.raises(NotFound) as error:
+        declare.apply(storage.store, make_spec(image=image), around())
+    assert f"image {image!r} is missing" in error.value.message
+    assert fix in error.value.fix
+    assert "images: micro:1" in error.value.fix
+    assert unchanged(storage)
+
+
+def test_a_disk_smaller_than_its_image_is_refused_with_the_size_it_needs(storage: Storage) -> None:
+    with pytest.raises(SpecError) as error:
+        declare.apply(storage.store, make_spec(machine={"disk": "32MiB"}), around())
+    assert "machine.disk 32 MiB is smaller than image 'micro:1' (64 MiB)" in error.value.message
+    assert "64MiB" in error.value.fix
+    assert unchanged(storage)
+
+
+def test_a_machine_larger_than_every_host_is_refused(storage: Storage) -> None:
+    hosts = (see_host(name="a", memory_total=2 * GIB), see_host(name="b", memory_total=3 * GIB))
+    with pytest.raises(SpecError, match=r"4096 MiB is more than any host has \(3072 MiB\)"):
+        declare.apply(storage.store, make_spec(machine={"memory": "4GiB"}), around(*hosts))
+    assert unchanged(storage)
+
+
+def test_a_set_larger_than_all_hosts_together_is_refused_with_its_reserve(storage: Storage) -> None:
+    spec = make_spec(instances=3, machine={"memory": "1GiB"}, standby={"max_ready": 5, "min_ready": 1})
+    with pytest.raises(SpecError, match=r"3 instances and 2 in reserve need 5120 MiB .* have 4096 MiB"):
+        declare.apply(storage.store, spec, around(see_host(memory_total=4 * GIB)))
+    declare.apply(storage.store, spec, around(see_host(memory_total=4 * GIB), ratio=1.25))
+
+
+def test_memory_of_a_host_that_does_not_answer_is_not_judged(storage: Storage) -> None:
+    silent = HostSighting("local", "a", answers=False)
+    assert declare.apply(storage.store, make_spec(machine={"memory": "4GiB"}), around(silent))
+
+
+def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'"):
+        declare.apply(storage.store, make_spec(name="api"), around())
+    assert [one.name for one in storage.store.snapshot().sets] == ["web"]
+
+
+def test_a_port_that_another_program_holds_is_refused_with_how_to_find_it(storage: Storage) -> None:
+    taken = Surroundings((see_host(),), 1.0, lambda address, port: f"{address}:{port} is taken")
+    with pytest.raises(Conflict) as error:
+        declare.apply(storage.store, make_spec(), taken)
+    assert "cannot listen on 127.0.0.1:8080: 127.0.0.1:8080 is taken" in error.value.message
+    assert "ss -ltnp" in error.value.fix
+
+
+def test_a_port_of_the_set_itself_is_no_conflict(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    taken = Surroundings((see_host(),), 1.0, lambda address, port: "taken")
+    assert declare.apply(storage.store, make_spec(instances=5), taken)
+
+
+# ---- preview -------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_shows_the_first_steps_and_writes_nothing(storage: Storage) -> None:
+    observed = see_world(see_host())
+    made = declare.preview(storage.store, make_spec(instances=3), observed, ("understudy", Limits()), NOW)
+    assert sum(isinstance(step, Admit) for step in made.steps) == 3
+    assert unchanged(storage)
+
+
+def test_a_preview_of_what_is_as_declared_is_empty_but_for_the_balancer(storage: Storage) -> None:
+    spec = make_spec(instances=0, endpoints=[])
+    declare.apply(storage.store, spec, around())
+    made = declare.preview(storage.store, spec, see_world(see_host()), ("understudy", Limits()), NOW)
+    assert [step for step in made.steps if not isinstance(step, Settle)] == []
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------
+
+
+def test_scaling_changes_the_count_and_nothing_else(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(standby={"max_ready": 4}), around())
+    before = declare.get_set(storage.store, "web")
+    declare.scale(storage.store, "web", 5, around())
+    after = declare.get_set(storage.store, "web")
+    assert after.spec == before.spec.model_copy(update={"instances": 5})
+    assert (after.model, after.generation) == (before.model, 2)
+
+
+def test_scaling_what_is_not_there_names_what_is(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    with pytest.raises(NotFound) as error:
+        declare.scale(storage.store, "wbe", 5, around())
+    assert error.value.fix == "sets: web"
+
+
+def test_scaling_beyond_the_hosts_is_refused(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    with pytest.raises(SpecError, match="20 instances"):
+        declare.scale(storage.store, "web", 20, around(see_host(memory_total=10 * 128 * MIB)))
+    assert declare.get_set(storage.store, "web").spec.instances == 2
+
+
+def test_scaling_keeps_the_image_version_that_was_applied(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    storage.store.add_image("micro", lambda version: replace(storage.image, version=version, digest="d2" * 32))
+    declare.scale(storage.store, "web", 5, around())
+    assert declare.get_set(storage.store, "web").image == storage.image
+
+
+def test_a_pool_is_created_resized_and_given_up(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(instances=1), around())
+    made = declare.change_pool(storage.store, "web", {"max_ready": 4}, around())
+    assert made.standby_target == 3
+    made = declare.change_pool(storage.store, "web", {"min_ready": 2, "state": "running"}, around())
+    assert made.spec.standby is not None
+    assert (made.spec.standby.max_ready, made.spec.standby.min_ready, made.spec.standby.state) == (
+        4,
+        2,
+        "running",
+    )
+    assert declare.delete_pool(storage.store, "web", around()).spec.standby is None
+
+
+def test_a_pool_that_is_not_there_is_created_by_its_size(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    with pytest.raises(SpecError) as error:
+        declare.change_pool(storage.store, "web", {"state": "running"}, around())
+    assert "--max-ready N" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_ready": 9}, "'min_ready' (9) is above 'max_ready' (4)"),
+        ({"state": "asleep"}, "Input should be 'running' or 'stopped'"),
+        ({"max_ready": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_a_pool_that_makes_no_sense_is_refused(storage: Storage, changes: dict[str, Any], words: str) -> None:
+    declare.apply(storage.store, make_spec(standby={"max_ready": 4}), around())
+    with pytest.raises(SpecError) as error:
+        declare.change_pool(storage.store, "web", dict(changes), around())
+    assert error.value.message.startswith("standby pool of 'web': ")
+    assert words in error.value.message
+
+
+def test_a_set_that_is_being_deleted_takes_no_other_wish(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    declare.delete(storage.store, "web")
+    for wish in (
+        lambda: declare.scale(storage.store, "web", 5, around()),
+        lambda: declare.apply(storage.store, make_spec(), around()),
+        lambda: declare.change_pool(storage.store, "web", {"max_ready": 4}, around()),
+    ):
+        with pytest.raises(Conflict, match="is being deleted"):
+            wish()
+
+
+# ---- single instances ----------------------------------------------------------------------------------------
+
+
+def serving(storage: Storage, role: Role = Role.INSTANCE, last: Phase = Phase.IN_SERVICE) -> Member:
+    if storage.store.find_set("web") is None:
+        storage.declare(instances=2, standby={"max_ready": 4})
+    return storage.put(storage.admit(role), Phase.PROVISIONING, Phase.READY, last)
+
+
+@pytest.mark.parametrize("target", ["web", "web/", "/4tz9k", ""])
+def test_an_instance_is_named_by_set_and_name(storage: Storage, target: str) -> None:
+    with pytest.raises(SpecError, match="does not name an instance") as error:
+        requests.find_member(storage.store, target)
+    assert "web/web-4tz9k" in error.value.fix
+
+
+def test_an_instance_is_found_with_and_without_its_sets_name(storage: Storage) -> None:
+    member = serving(storage)
+    assert requests.find_member(storage.store, f"web/{member.name}") == member
+    assert requests.find_member(storage.store, f"web/{member.name[4:]}") == member
+    with pytest.raises(NotFound, match="no scale set 'api'"):
+        requests.find_member(storage.store, f"api/{member.name}")
+
+
+@pytest.mark.parametrize(
+    ("ask", "wish"), [(requests.reimage, Request.REIMAGE), (requests.restart, Request.RESTART)]
+)
+def test_a_wish_is_kept_with_the_instance(storage: Storage, ask: Any, wish: Request) -> None:
+    member = serving(storage)
+    ask(storage.store, f"web/{member.name}")
+    assert storage.member(member.name).request is wish
+
+
+@pytest.mark.parametrize("ask", [requests.reimage, requests.restart])
+def test_a_pool_member_is_neither_reimaged_nor_restarted(storage: Storage, ask: Any) -> None:
+    spare = serving(storage, Role.STANDBY, Phase.STANDBY)
+    with pytest.raises(Conflict, match="stands by in the pool") as error:
+        ask(storage.store, f"web/{spare.name}")
+    assert f"understudy remove web/{spare.name}" in error.value.fix
+
+
+@pytest.mark.parametrize("ask", [requests.reimage, requests.restart, requests.remove])
+def test_an_instance_that_is_leaving_is_asked_nothing(storage: Storage, ask: Any) -> None:
+    member = serving(storage)
+    storage.store.request(member, Request.REMOVE)
+    with pytest.raises(Conflict, match="is already being removed"):
+        ask(storage.store, f"web/{member.name}")
+
+
+def test_only_what_is_in_service_is_restarted(storage: Storage) -> None:
+    member = serving(storage, last=Phase.STARTING)
+    with pytest.raises(Conflict, match=f"{member.name} is starting; only an instance in service") as error:
+        requests.restart(storage.store, f"web/{member.name}")
+    assert "understudy status web" in error.value.fix
+
+
+def test_removing_an_instance_makes_the_set_one_smaller(storage: Storage) -> None:
+    member = serving(storage)
+    requests.remove(storage.store, f"web/{member.name}")
+    assert storage.member(member.name).is_leaving
+    assert declare.get_set(storage.store, "web").spec.instances == 1
+
+
+def test_removing_a_pool_member_leaves_the_size(storage: Storage) -> None:
+    spare = serving(storage, Role.STANDBY, Phase.STANDBY)
+    requests.remove(storage.store, f"web/{spare.name}")
+    assert storage.member(spare.name).is_leaving
+    assert declare.get_set(storage.store, "web").spec.instances == 2

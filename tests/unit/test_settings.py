@@ -1,0 +1,119 @@
+"""config.toml: every key has a default, every mistake its file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator.config.settings import Settings, load_settings
+from orchestrator.errors import SpecError
+from tests.unit.examples import many
+
+
+def load(folder: Path, text: str) -> Settings:
+    file = folder / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    return load_settings(file)
+
+
+def complaint(folder: Path, text: str) -> str:
+    with pytest.raises(SpecError) as error:
+        load(folder, text)
+    return error.value.message.replace(f"{folder}/", "")
+
+
+def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
+    made = load_settings(tmp_path / "config.toml")
+    assert made == Settings()
+    assert [host.name for host in made.hosts] == ["local"]
+    assert made.hosts[0].uri in ("qemu:///system", "qemu:///session")
+    assert (made.prefix, made.network.mode, made.network.range) == ("understudy", "user", "127.77.0.0/16")
+    assert (made.limits.retry_pause, made.limits.retry_pause_max) == (30.0, 600.0)
+
+
+def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, "") == Settings()
+
+
+def test_every_key_can_be_set(tmp_path: Path) -> None:
+    made = load(
+        tmp_path,
+        """
+        prefix = "lab"
+        store = "postgresql://db/understudy"
+        [[hosts]]
+        name = "one"
+        uri = "qemu+ssh://one/system"
+        zone = "east"
+        accelerator = "tcg"
+        pool_path = "/srv/volumes"
+        [[hosts]]
+        name = "two"
+        [network]
+        mode = "network"
+        name = "default"
+        range = "192.168.122.128/25"
+        outbound = true
+        [limits]
+        parallel = 8
+        memory_ratio = 1.5
+        retry_pause = "5s"
+        retry_pause_max = "1min"
+        shutdown_timeout = "90s"
+        """,
+    )
+    assert [(host.name, host.zone) for host in made.hosts] == [("one", "east"), ("two", "a")]
+    assert (made.network.name, made.network.outbound) == ("default", True)
+    assert (made.limits.parallel, made.limits.memory_ratio, made.limits.retry_pause) == (8, 1.5, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("prefx = 'a'\n", "config.toml: unknown key 'prefx' (nearest: 'prefix')"),
+        ("[limits]\nparalel = 2\n", "config.toml: unknown key 'paralel' (nearest: 'parallel')"),
+        ("[[hosts]]\nzon = 'a'\n", "config.toml: unknown key 'zon' (nearest: 'zone')"),
+        ("[network]\nrange = 'lan'\n", "network.range: 'lan' is not an IPv4 network such as 127.77.0.0/16"),
+        ("[network]\nrange = '127.77.0.1/16'\n", "network.range: '127.77.0.1/16' is not an IPv4 network"),
+        ("[network]\nmode = 'bridge'\n", "network.mode: Input should be 'user' or 'network' (given: 'bridge')"),
+        ("hosts = []\n", "hosts: at least one host is needed"),
+        ("[[hosts]]\n[[hosts]]\n", "hosts: two hosts have the same name"),
+        ("[limits]\nretry_pause = 30\n", "limits.retry_pause: 30 needs a number and a unit"),
+        ("[limits]\nparallel = 0\n", "limits.parallel: Input should be greater than or equal to 1 (given: 0)"),
+        ("[limits]\nmemory_ratio = 0.0\n", "limits.memory_ratio: Input should be greater than 0 (given: 0.0)"),
+        ("[limits]\nmemory_ratio = nan\n", "limits.memory_ratio: Input should be"),
+        ("prefix = 'My Lab'\n", "prefix: String should match pattern"),
+        ("[[hosts]]\naccelerator = 'hvf'\n", "hosts.0.accelerator: Input should be 'auto', 'kvm' or 'tcg'"),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, expected: str) -> None:
+    said = complaint(tmp_path, text)
+    assert said.startswith("config.toml: ")
+    assert expected in said
+
+
+def test_what_is_not_toml_is_refused_with_its_place(tmp_path: Path) -> None:
+    assert "line 1" in complaint(tmp_path, "prefix = \n")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    assert "config.toml: " in complaint(tmp_path, "prefix = 'a'\nprefix = 'b'\n")
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot read"):
+        load_settings(tmp_path)
+
+
+@settings(many, suppress_health_check=[*HealthCheck])
+@given(text=st.text(st.characters(codec="utf-8"), max_size=80))
+def test_any_text_is_settings_or_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text, encoding="utf-8", newline="")
+    try:
+        load_settings(file)
+    except SpecError as error:
+        assert str(file) in error.message

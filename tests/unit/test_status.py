@@ -1,0 +1,192 @@
+"""What `status --json` says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.sightings import BalancerSighting, HostSighting, Observed, Power, Rotation
+from orchestrator.planner.balancer import desired_balancer
+from orchestrator.service.status import pool_state_of, set_status
+from tests.builders import (
+    NOW,
+    make_member,
+    make_members,
+    make_set,
+    make_spec,
+    see_host,
+    see_machine,
+    see_server,
+    see_world,
+    wish,
+)
+
+POOLED = make_set(
+    make_spec(instances=2, standby={"state": "stopped", "max_ready": 4, "min_ready": 1}), settled_generation=1
+)
+SERVING = make_members(POOLED, 2)
+SPARES = make_members(POOLED, 2, first=101, role=Role.STANDBY, phase=Phase.STANDBY)
+
+
+def observe(wanted: ScaleSet, members: list[Member], **powers: Power) -> Observed:
+    parked = Power(wanted.pool_state.value)
+    machines = [
+        see_machine(one, powers.get(one.name[4:], parked if one.phase is Phase.STANDBY else Power.RUNNING))
+        for one in members
+        if one.phase is not Phase.CREATING
+    ]
+    bare = see_world(see_host(*machines))
+    config = desired_balancer(wish(wanted, members=members), bare)
+    servers = {key: see_server(state) for key, state in config.server_states().items()}
+    return replace(bare, balancer=BalancerSighting(True, config.digest(), servers))
+
+
+def status(wanted: ScaleSet, members: list[Member], observed: Observed | None = None) -> dict[str, Any]:
+    seen = observed or observe(wanted, members)
+    return set_status(wanted, wish(wanted, members=members), seen, NOW)
+
+
+def test_a_set_as_declared_has_the_published_shape() -> None:
+    said = status(POOLED, [*SERVING, *SPARES])
+    assert json.loads(json.dumps(said)) == said
+    assert {key: said[key] for key in ("name", "image", "converged", "deleting", "reason")} == {
+        "name": "web",
+        "image": "micro:1",
+        "converged": True,
+        "deleting": False,
+        "reason": "",
+    }
+    assert said["instances"] == {"desired": 2, "in_service": 2}
+    assert said["endpoints"] == [{"name": "http", "address": "127.0.0.1", "port": 8080}]
+    assert said["standby"] == {
+        "state": "stopped",
+        "max_ready": 4,
+        "min_ready": 1,
+        "target": 2,
+        "ready": 2,
+        "health": "healthy",
+        "reason": "",
+        "states": {"stopped": 2},
+        "zones": {"a": {"stopped": 2}},
+    }
+
+
+def test_a_member_has_the_published_shape() -> None:
+    row = status(POOLED, [*SERVING, *SPARES])["members"][0]
+    published = {
+        "name": "web-00001",
+        "role": "instance",
+        "phase": "in_service",
+        "power": "running",
+        "zone": "a",
+        "host": "local",
+        "address": "127.77.0.3",
+        "domain": "understudy-web-00001",
+        "incarnation": 1,
+        "model": POOLED.model,
+        "in_rotation": True,
+        "reason": "web-00001 is here",
+    }
+    assert {key: row[key] for key in published} == published
+
+
+@pytest.mark.parametrize(
+    ("power", "said"),
+    [
+        (Power.RUNNING, "running"),
+        (Power.STOPPED, "stopped"),
+        (Power.CRASHED, "stopped"),
+        (Power.ABSENT, "stopped"),
+        (Power.UNKNOWN, "unknown"),
+    ],
+)
+def test_power_is_told_in_the_published_words(power: Power, said: str) -> None:
+    member = make_member(POOLED)
+    host = see_host(see_machine(member, power))
+    if power is Power.ABSENT:
+        host = see_host()
+    if power is Power.UNKNOWN:
+        host = HostSighting("local", "a", answers=False)
+    assert status(POOLED, [member], see_world(host))["members"][0]["power"] == said
+
+
+@pytest.mark.parametrize(
+    ("state", "is_up", "in_rotation"),
+    [
+        (Rotation.READY, True, True),
+        (Rotation.READY, False, False),
+        (Rotation.DRAIN, True, False),
+        (Rotation.MAINT, True, False),
+    ],
+)
+def test_in_rotation_means_that_it_gets_requests(state: Rotation, is_up: bool, in_rotation: bool) -> None:
+    member = make_member(POOLED)
+    server = see_server(state, is_up=is_up)
+    balancer = BalancerSighting(True, "x", {("web.http", member.name): server})
+    seen = see_world(see_host(see_machine(member)), balancer=balancer)
+    assert status(POOLED, [member], seen)["members"][0]["in_rotation"] is in_rotation
+
+
+def test_a_set_with_work_left_is_not_converged() -> None:
+    missing = status(POOLED, SERVING)
+    assert missing["converged"] is False
+    killed = status(POOLED, [*SERVING, *SPARES], observe(POOLED, [*SERVING, *SPARES], **{"00001": Power.CRASHED}))
+    assert killed["converged"] is False
+
+
+def test_a_wish_that_nobody_looked_at_yet_is_not_converged() -> None:
+    fresh = replace(POOLED, generation=2)
+    assert status(fresh, [*SERVING, *SPARES])["converged"] is False
+
+
+def test_a_set_that_is_stuck_says_why() -> None:
+    stuck = replace(POOLED, stuck="no host answers")
+    said = status(stuck, [*SERVING, *SPARES])
+    assert (said["converged"], said["reason"]) == (False, "no host answers")
+
+
+def test_a_set_without_a_pool_says_so() -> None:
+    bare = make_set(settled_generation=1)
+    assert status(bare, make_members(bare, 2))["standby"] is None
+
+
+def test_a_member_of_an_older_model_or_in_another_power_state_is_not_ready() -> None:
+    old = replace(SPARES[0], model="old")
+    said = status(POOLED, [*SERVING, old, SPARES[1]])
+    assert (said["standby"]["ready"], said["members"][2]["stale"]) == (1, True)
+    running = observe(POOLED, [*SERVING, *SPARES], **{"00101": Power.RUNNING})
+    assert status(POOLED, [*SERVING, *SPARES], running)["standby"]["ready"] == 1
+
+
+def test_a_pool_whose_members_keep_failing_is_degraded_with_the_first_line_of_its_reason() -> None:
+    failed = replace(SPARES[0], phase=Phase.FAILED, failures=3, reason="setup failed\nconsole of web: ...")
+    said = status(POOLED, [*SERVING, failed, SPARES[1]])["standby"]
+    assert (said["health"], said["reason"]) == ("degraded", "setup failed")
+
+
+@pytest.mark.parametrize(
+    ("phase", "power", "state"),
+    [
+        (Phase.CREATING, "stopped", "creating"),
+        (Phase.PROVISIONING, "running", "creating"),
+        (Phase.STARTING, "stopped", "starting"),
+        (Phase.READY, "running", "running"),
+        (Phase.PARKING, "running", "stopping"),
+        (Phase.STANDBY, "running", "running"),
+        (Phase.STANDBY, "stopped", "stopped"),
+        (Phase.STANDBY, "unknown", "unknown"),
+        (Phase.DELETING, "running", "deleting"),
+        (Phase.FAILED, "stopped", "failed"),
+    ],
+)
+def test_pool_members_are_counted_by_state(phase: Phase, power: str, state: str) -> None:
+    assert pool_state_of({"phase": phase.value, "power": power}) == state
+
+
+def test_the_pool_is_counted_by_zone() -> None:
+    spares = [*SPARES, replace(SPARES[0], name="web-00109", zone="b", phase=Phase.CREATING)]
+    assert status(POOLED, [*SERVING, *spares])["standby"]["zones"] == {"a": {"stopped": 2}, "b": {"creating": 1}}

@@ -1,0 +1,354 @@
+"""Wishes, images, events and facts, on real SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import Conflict, NotFound, StoreError
+from orchestrator.models.members import Image, Phase, Request, Role
+from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.store import open_store
+from tests.builders import NOW, make_image, make_spec
+from tests.fakes import FakeClock
+from tests.unit.storage import Storage, url_of
+
+# ---- the file ------------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_made_on_first_use_for_its_owner_only(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/deep/store.sqlite", FakeClock().now)
+    assert store.snapshot().sets == ()
+    assert stat.S_IMODE((tmp_path / "deep" / "store.sqlite").stat().st_mode) == 0o600
+    store.close()
+
+
+def test_what_was_written_is_there_after_reopening(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    storage.admit()
+    again = open_store(url_of(tmp_path), FakeClock().now)
+    assert again.snapshot() == storage.store.snapshot()
+    again.close()
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(storage: Storage, tmp_path: Path) -> None:
+    file = tmp_path / "store.sqlite"
+    storage.store.close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE facts SET value = '99' WHERE key = 'schema_version'")
+    connection.close()
+    with pytest.raises(StoreError) as error:
+        open_store(url_of(tmp_path), FakeClock().now)
+    assert "schema version 99" in error.value.message
+    assert "newer" in error.value.fix
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").write_text("this is a diary\n" * 100, encoding="utf-8")
+    with pytest.raises(StoreError):
+        open_store(url_of(tmp_path), FakeClock().now)
+
+
+def test_a_store_that_cannot_be_opened_is_refused_with_a_fix(tmp_path: Path) -> None:
+    (tmp_path / "store.sqlite").mkdir()
+    with pytest.raises(StoreError) as error:
+        open_store(url_of(tmp_path), FakeClock().now)
+    assert "cannot use the store" in error.value.message
+    assert "state directory" in error.value.fix
+
+
+# ---- sets ----------------------------------------------------------------------------------------------------
+
+
+def test_a_declared_set_is_read_back_as_it_was_written(storage: Storage) -> None:
+    spec = make_spec(standby={"max_ready": 4}, setup={"timeout": "90s"})
+    assert storage.declare(spec)
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert (found.spec, found.image) == (spec, storage.image)
+    assert (found.generation, found.settled_generation, found.deleting, found.stuck) == (1, 0, False, "")
+
+
+def test_the_same_wish_again_is_no_change(storage: Storage) -> None:
+    storage.declare()
+    assert not storage.declare()
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert found.generation == 1
+    assert storage.kinds() == ["set_declared"]
+
+
+def test_another_wish_is_a_new_generation(storage: Storage) -> None:
+    storage.declare(instances=2)
+    assert storage.declare(instances=3)
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert (found.spec.instances, found.generation) == (3, 2)
+    assert storage.kinds() == ["set_declared", "settings_changed"]
+
+
+def test_a_set_being_deleted_cannot_be_declared_again_yet(storage: Storage) -> None:
+    storage.declare()
+    storage.store.mark_deleting("web")
+    with pytest.raises(Conflict, match="'web' is being deleted"):
+        storage.declare(instances=5)
+
+
+def test_deleting_what_is_not_there_is_not_found(storage: Storage) -> None:
+    with pytest.raises(NotFound):
+        storage.store.mark_deleting("web")
+
+
+def test_deleting_is_a_wish_of_its_own_generation(storage: Storage) -> None:
+    storage.declare()
+    storage.store.mark_deleting("web")
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert (found.deleting, found.generation, found.wanted_instances, found.standby_target) == (True, 2, 0, 0)
+
+
+def test_a_wish_to_look_again_makes_failed_members_due_and_no_others(storage: Storage) -> None:
+    storage.declare()
+    storage.declare(name="api", endpoints=[])
+    failed = storage.put(storage.admit(), Phase.FAILED)
+    fine = storage.put(storage.admit(), Phase.PROVISIONING)
+    elsewhere = storage.put(storage.admit(set_name="api"), Phase.FAILED)
+    storage.store.touch_set("web")
+    assert storage.member(failed.name).phase_since == 0.0
+    assert storage.member(fine.name).phase_since == NOW
+    assert storage.member(elsewhere.name).phase_since == NOW
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert found.generation == 2
+
+
+# ---- members and requests ------------------------------------------------------------------------------------
+
+
+def test_a_member_is_found_by_its_name_or_its_last_part(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    assert storage.store.get_member("web", member.name) == member
+    assert storage.store.get_member("web", member.name.removeprefix("web-")) == member
+
+
+def test_a_member_that_is_not_there_is_not_found_and_the_others_are_named(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    with pytest.raises(NotFound) as error:
+        storage.store.get_member("web", "zzzzz")
+    assert member.name in error.value.fix
+    with pytest.raises(NotFound):
+        storage.store.get_member("api", member.name)
+
+
+def test_a_request_is_kept_with_the_member_and_is_a_wish_of_its_set(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    storage.store.request(member, Request.REIMAGE)
+    assert storage.member(member.name).request is Request.REIMAGE
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert found.generation == 2
+    assert storage.kinds()[-1] == "reimage_requested"
+
+
+def test_a_request_can_change_the_declared_size_in_the_same_breath(storage: Storage) -> None:
+    storage.declare(instances=2)
+    member = storage.admit()
+    storage.store.request(member, Request.REMOVE, make_spec(instances=1))
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert found.spec.instances == 1
+
+
+# ---- images --------------------------------------------------------------------------------------------------
+
+
+def add(storage: Storage, name: str = "micro", digest: str = "d2" * 32) -> Image:
+    return storage.store.add_image(
+        name, lambda version: replace(make_image(digest=digest), name=name, version=version)
+    )
+
+
+def test_versions_of_an_image_count_up_for_each_name(storage: Storage) -> None:
+    assert [add(storage).ref, add(storage).ref, add(storage, "debian-12").ref] == [
+        "micro:2",
+        "micro:3",
+        "debian-12:1",
+    ]
+
+
+def test_an_image_is_found_by_name_as_its_newest_version_or_by_version(storage: Storage) -> None:
+    newest = add(storage)
+    assert storage.store.find_image("micro") == newest
+    assert storage.store.find_image("micro:1") == storage.image
+    assert storage.store.find_image("micro:9") is None
+    assert storage.store.find_image("debian-12") is None
+
+
+def test_version_10_is_newer_than_version_9(storage: Storage) -> None:
+    for _ in range(9):
+        newest = add(storage)
+    assert newest.version == 10
+    assert storage.store.find_image("micro") == newest
+
+
+def test_an_image_nobody_uses_can_be_removed(storage: Storage) -> None:
+    storage.store.remove_image(storage.image)
+    assert storage.store.list_images() == []
+    storage.store.remove_image(storage.image)
+
+
+def test_an_image_that_a_set_declares_cannot_be_removed(storage: Storage) -> None:
+    storage.declare()
+    with pytest.raises(Conflict, match=r"'micro:1' is in use by web"):
+        storage.store.remove_image(storage.image)
+    assert storage.store.list_images() == [storage.image]
+
+
+def test_an_image_that_a_machine_was_made_from_cannot_be_removed(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    newer = add(storage)
+    spec = make_spec()
+    storage.store.declare_set(spec, newer, "another model")
+    with pytest.raises(Conflict, match=member.name):
+        storage.store.remove_image(storage.image)
+
+
+def test_one_of_two_images_with_the_same_content_can_be_removed(storage: Storage) -> None:
+    storage.declare()
+    storage.admit()
+    twin = add(storage, "copy", storage.image.digest)
+    storage.store.remove_image(twin)
+    with pytest.raises(Conflict):
+        storage.store.remove_image(storage.image)
+
+
+# ---- events and facts ----------------------------------------------------------------------------------------
+
+
+def test_events_come_oldest_first_and_can_be_followed(storage: Storage) -> None:
+    for number in range(3):
+        storage.clock.advance(1)
+        storage.store.note("web", "", "claim_cold", f"reason {number}")
+    events = storage.store.list_events("web")
+    assert [event.reason for event in events] == ["reason 0", "reason 1", "reason 2"]
+    assert [event.at for event in events] == [NOW + 1, NOW + 2, NOW + 3]
+    assert storage.store.list_events("web", after=events[1].id) == [events[2]]
+    assert storage.store.list_events("web", limit=2) == events[1:]
+    assert storage.store.list_events("api") == []
+
+
+def test_a_fact_is_any_json_and_the_last_one_counts(storage: Storage) -> None:
+    assert storage.store.read_fact("accelerator") is None
+    storage.store.write_fact("accelerator", {"kind": "kvm", "seconds": 1.5})
+    storage.store.write_fact("accelerator", ["tcg", None, "ä"])
+    assert storage.store.read_fact("accelerator") == ["tcg", None, "ä"]
+
+
+def test_an_installation_has_one_name_for_ever(storage: Storage, tmp_path: Path) -> None:
+    name = storage.store.installation()
+    assert name == storage.store.installation()
+    other = open_store(f"sqlite:///{tmp_path}/other.sqlite", FakeClock().now)
+    assert other.installation() != name
+    other.close()
+
+
+# ---- several writers -----------------------------------------------------------------------------------------
+
+
+def all_at_once(*work: Callable[[], object]) -> list[BaseException]:
+    """Run in threads that begin together; what they raised."""
+    gate = threading.Barrier(len(work))
+
+    def run(one: Callable[[], object]) -> None:
+        gate.wait()
+        one()
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        raised = [future.exception() for future in [pool.submit(run, one) for one in work]]
+    return [error for error in raised if error is not None]
+
+
+def test_writers_in_many_threads_lose_nothing(storage: Storage) -> None:
+    storage.declare()
+
+    def write(number: int) -> None:
+        for _ in range(5):
+            storage.store.note("web", str(number), "note", "a reason")
+            storage.perform_admission()
+
+    assert all_at_once(*(lambda number=number: write(number) for number in range(6))) == []
+    assert storage.kinds().count("note") == 30
+    members = storage.members()
+    assert len(members) == 30
+    for field in ("name", "address", "mac"):
+        assert len({getattr(member, field) for member in members}) == 30
+
+
+def test_versions_given_out_at_once_are_all_different(storage: Storage) -> None:
+    assert all_at_once(*[lambda: add(storage)] * 8) == []
+    assert [image.version for image in storage.store.list_images()] == list(range(1, 10))
+
+
+def test_two_processes_agree_on_the_name_of_their_installation(storage: Storage, tmp_path: Path) -> None:
+    stores = [open_store(url_of(tmp_path), FakeClock().now) for _ in range(4)]
+    names: list[str] = []
+    assert all_at_once(*(lambda store=store: names.append(store.installation()) for store in stores)) == []
+    assert len(set(names)) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_new_store_opened_by_many_at_once_is_made_once(tmp_path: Path) -> None:
+    stores = []
+
+    def open_it() -> None:
+        stores.append(open_store(f"sqlite:///{tmp_path}/new.sqlite", FakeClock().now))
+
+    assert all_at_once(*[open_it] * 6) == []
+    assert len({store.installation() for store in stores}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_reader_sees_a_write_whole_or_not_at_all(storage: Storage) -> None:
+    """The size and the request are one write: no snapshot has one without the other."""
+    storage.declare(instances=2)
+    members = [storage.admit() for _ in range(2)]
+    specs: list[ScaleSetSpec] = [make_spec(instances=1), make_spec(instances=0)]
+    done = threading.Event()
+    torn: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            seen = storage.store.snapshot()
+            asked = sum(member.request is Request.REMOVE for member in seen.members)
+            if seen.sets[0].spec.instances != 2 - asked:
+                torn.append(f"{seen.sets[0].spec.instances} wanted, {asked} asked to go")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for member, spec in zip(members, specs, strict=True):
+        storage.store.request(member, Request.REMOVE, spec)
+    done.set()
+    reader.join()
+    assert torn == []
+
+
+def test_roles_and_phases_are_stored_as_words(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    storage.admit(Role.STANDBY)
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        row = connection.execute("SELECT role, phase, request FROM members").fetchone()
+    connection.close()
+    assert row == ("standby", "creating", None)

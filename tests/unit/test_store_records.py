@@ -1,0 +1,338 @@
+"""What the controller records: one guarded write for each step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert
+
+from orchestrator.errors import HostFull
+from orchestrator.lifecycle.table import AFTER_SUCCESS
+from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.naming import machine_mac
+from orchestrator.models.steps import Advance, Claim, Effect, EffectKind, ForgetSet, Retire, Settle
+from orchestrator.store.tables import members
+from tests.builders import NOW, make_member, make_spec, see_host, see_world
+from tests.fakes import FakeIdentities
+from tests.unit.examples import some
+from tests.unit.storage import Storage, open_storage
+from tests.unit.world import World, record, record_success
+
+# ---- admission -----------------------------------------------------------------------------------------------
+
+
+def test_a_new_member_gets_its_name_address_and_mac_with_its_record(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit(Role.STANDBY)
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert member == Member(
+        name="web-00001",
+        set_name="web",
+        role=Role.STANDBY,
+        phase=Phase.CREATING,
+        host="local",
+        zone="a",
+        address="127.77.0.2",
+        mac=machine_mac(storage.store.installation(), "web-00001"),
+        incarnation=1,
+        model=found.model,
+        image_digest=storage.image.digest,
+        request=None,
+        reason="because it is wanted",
+        failures=0,
+        created_at=NOW,
+        phase_since=NOW,
+    )
+
+
+def test_a_name_that_is_taken_is_drawn_again(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path, FakeIdentities("aaaaa", "aaaaa", "aaaaa", "bbbbb"))
+    storage.declare()
+    assert [storage.admit().name, storage.admit().name] == ["web-aaaaa", "web-bbbbb"]
+    storage.store.close()
+
+
+def test_the_lowest_free_address_is_given_out_again(storage: Storage) -> None:
+    storage.declare()
+    members = [storage.admit() for _ in range(3)]
+    gone = storage.put(members[1], Phase.DELETING)
+    assert storage.recorder.succeeded(gone, EffectKind.DESTROY, "gone")
+    assert storage.admit().address == members[1].address
+
+
+def test_when_every_address_is_taken_nothing_is_recorded(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path, addresses=2)
+    storage.declare()
+    storage.admit()
+    storage.admit()
+    with pytest.raises(HostFull) as error:
+        storage.perform_admission()
+    assert "network.range" in error.value.fix
+    assert len(storage.members()) == 2
+    storage.store.close()
+
+
+def test_nobody_is_admitted_to_a_set_that_is_gone(storage: Storage) -> None:
+    assert not storage.perform_admission(set_name="nowhere")
+    assert storage.members() == []
+
+
+def test_an_admission_is_an_event_of_its_own_kind(storage: Storage) -> None:
+    storage.declare()
+    storage.admit()
+    storage.admit(event="claim_cold")
+    assert storage.kinds()[1:] == ["admitted", "claim_cold"]
+
+
+# ---- guards --------------------------------------------------------------------------------------------------
+
+
+def steps_on(member: Member) -> list[Claim | Advance | Retire]:
+    return [
+        Claim(member, Phase.STARTING, "claimed"),
+        Advance(member, Phase.PROVISIONING, "made"),
+        Advance(member, Phase.CREATING, "again", new_body=True),
+        Retire(member, "too many"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"phase": Phase.DELETING},
+        {"incarnation": 7},
+        {"request": Request.RESTART},
+        {"name": "web-zzzzz"},
+    ],
+)
+def test_a_step_planned_on_another_record_is_dropped(storage: Storage, fields: dict[str, Any]) -> None:
+    storage.declare()
+    member = storage.admit()
+    events = storage.kinds()
+    for step in steps_on(replace(member, **fields)):
+        assert not storage.recorder.perform(step)
+    stale = replace(member, **fields)
+    if (stale.phase, EffectKind.CREATE) in AFTER_SUCCESS:
+        assert not storage.recorder.succeeded(stale, EffectKind.CREATE, "made")
+    assert not storage.recorder.failed(stale, "it broke")
+    assert storage.member(member.name) == member
+    assert storage.kinds() == events
+
+
+def test_a_request_that_came_meanwhile_drops_the_result_of_the_work(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING)
+    storage.store.request(member, Request.REMOVE)
+    assert not storage.recorder.succeeded(member, EffectKind.PROVISION, "set up")
+    assert not storage.recorder.failed(member, "it broke")
+    found = storage.member(member.name)
+    assert (found.phase, found.request, found.failures) == (Phase.PROVISIONING, Request.REMOVE, 0)
+
+
+# ---- what is written -----------------------------------------------------------------------------------------
+
+
+def test_a_claim_moves_a_member_into_the_set(storage: Storage) -> None:
+    storage.declare(standby={"max_ready": 3})
+    spare = storage.put(storage.admit(Role.STANDBY), Phase.PROVISIONING, Phase.READY, Phase.STANDBY)
+    storage.clock.advance(5)
+    assert storage.recorder.perform(Claim(spare, Phase.STARTING, "claimed it"))
+    now = storage.member(spare.name)
+    assert (now.role, now.phase, now.phase_since, now.reason) == (
+        Role.INSTANCE,
+        Phase.STARTING,
+        NOW + 5,
+        "claimed it",
+    )
+    assert (now.name, now.address, now.mac, now.incarnation) == (spare.name, spare.address, spare.mac, 1)
+    assert storage.kinds()[-1] == "claim_served"
+
+
+def test_a_new_body_has_the_current_model_and_image_and_keeps_name_and_address(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING)
+    newer = storage.store.add_image("micro", lambda version: replace(storage.image, version=2, digest="d2" * 32))
+    storage.store.declare_set(make_spec(), newer, "newmodel")
+    storage.put(member)
+    assert storage.recorder.perform(Advance(member, Phase.CREATING, "again", new_body=True))
+    now = storage.member(member.name)
+    assert (now.incarnation, now.model, now.image_digest) == (2, "newmodel", "d2" * 32)
+    assert (now.name, now.address, now.mac) == (member.name, member.address, member.mac)
+
+
+def test_the_same_body_keeps_its_model(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    storage.store.declare_set(make_spec(instances=9), storage.image, "newmodel")
+    assert storage.put(member, Phase.PROVISIONING).model == member.model
+
+
+def test_failures_count_up_until_a_member_is_healthy(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    for count in (1, 2, 3):
+        assert storage.recorder.failed(member, "it broke")
+        member = storage.member(member.name)
+        assert (member.phase, member.failures) == (Phase.FAILED, count)
+        assert storage.recorder.perform(Advance(member, Phase.CREATING, "again", new_body=True))
+        member = storage.member(member.name)
+        assert member.failures == count
+    assert storage.put(member, Phase.PROVISIONING, Phase.READY).failures == 3
+    assert storage.put(storage.member(member.name), Phase.IN_SERVICE).failures == 0
+
+
+def test_a_planned_failure_counts_too(storage: Storage) -> None:
+    storage.declare()
+    assert storage.put(storage.admit(), Phase.FAILED).failures == 1
+
+
+def test_a_request_is_cleared_when_it_is_answered(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING)
+    storage.store.request(member, Request.REIMAGE)
+    asked = storage.member(member.name)
+    answered = Advance(asked, Phase.CREATING, "again", new_body=True, answered=True)
+    assert storage.recorder.perform(answered)
+    assert storage.member(member.name).request is None
+
+
+def test_a_restart_is_answered_by_the_shutdown(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING, Phase.DRAINING)
+    storage.store.request(member, Request.RESTART)
+    assert storage.recorder.succeeded(storage.member(member.name), EffectKind.SHUT_DOWN, "restarting")
+    now = storage.member(member.name)
+    assert (now.phase, now.request) == (Phase.STARTING, None)
+
+
+def test_retiring_is_a_request_to_go_with_its_reason(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    assert storage.recorder.perform(Retire(member, "web is scaled in to 0"))
+    now = storage.member(member.name)
+    assert (now.request, now.reason, now.is_leaving) == (Request.REMOVE, "web is scaled in to 0", True)
+    assert storage.kinds()[-1] == "retired"
+
+
+def test_a_destroyed_member_is_forgotten_with_its_address(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.DELETING)
+    assert storage.recorder.succeeded(member, EffectKind.DESTROY, "gone")
+    assert storage.members() == []
+    assert storage.kinds()[-1] == "deleted"
+    assert not storage.recorder.succeeded(member, EffectKind.DESTROY, "gone")
+
+
+def test_a_failed_machine_that_was_removed_stays_failed(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.FAILED)
+    storage.recorder.succeeded(member, EffectKind.DESTROY, "cleaned")
+    assert storage.member(member.name) == member
+
+
+def test_trouble_is_noted_and_leaves_the_phase(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PARKING)
+    storage.recorder.complained(member, "the host does not answer")
+    now = storage.member(member.name)
+    assert (now.phase, now.failures, now.phase_since) == (Phase.PARKING, 0, member.phase_since)
+    assert now.reason == "the host does not answer"
+    assert storage.kinds()[-1] == "trouble"
+
+
+def settled(storage: Storage) -> tuple[int, str]:
+    found = storage.store.find_set("web")
+    assert found is not None
+    return found.settled_generation, found.stuck
+
+
+def test_a_wish_that_is_met_is_settled(storage: Storage) -> None:
+    storage.declare()
+    assert storage.recorder.perform(Settle("web", 1, "", "as declared"))
+    assert settled(storage) == (1, "")
+    assert storage.kinds()[-1] == "converged"
+    assert storage.recorder.perform(Settle("web", 1, "no host answers", "waits"))
+    assert settled(storage) == (1, "no host answers")
+    assert storage.kinds()[-1] == "stuck"
+
+
+def test_an_answer_to_an_older_wish_is_dropped(storage: Storage) -> None:
+    storage.declare()
+    storage.declare(instances=7)
+    assert not storage.recorder.perform(Settle("web", 1, "", "as declared"))
+    assert settled(storage) == (0, "")
+
+
+def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
+    storage.declare()
+    storage.store.mark_deleting("web")
+    assert storage.recorder.perform(ForgetSet("web", "all gone"))
+    assert storage.store.find_set("web") is None
+    assert storage.declare()
+    assert "set_deleted" in storage.kinds()
+
+
+# ---- the same rules in the tests' own world ------------------------------------------------------------------
+
+
+@settings(some, suppress_health_check=[*HealthCheck])
+@given(
+    role=st.sampled_from(Role),
+    phase=st.sampled_from(Phase),
+    request=st.sampled_from([None, *Request]),
+    failures=st.integers(0, 3),
+    to=st.sampled_from(Phase),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    stale=st.booleans(),
+)
+def test_the_world_of_the_property_tests_records_as_the_store_does(
+    tmp_path_factory: pytest.TempPathFactory,
+    role: Role,
+    phase: Phase,
+    request: Request | None,
+    failures: int,
+    to: Phase,
+    flags: tuple[bool, bool],
+    stale: bool,
+) -> None:
+    storage = open_storage(tmp_path_factory.mktemp("store"))
+    storage.declare(standby={"max_ready": 3})
+    wanted = storage.store.snapshot().sets[0]
+    member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, model="old")
+    world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
+    planned = replace(member, incarnation=2) if stale else member
+    new_body, answered = flags
+    steps: list[Any] = [
+        Claim(planned, to, "claimed"),
+        Advance(planned, to, "advanced", new_body=new_body, answered=answered),
+        Retire(planned, "retired"),
+    ]
+    steps += [Effect(kind, planned, "done") for (at, kind) in AFTER_SUCCESS if at is phase]
+    for step in steps:
+        _insert(storage, member)
+        storage.clock.advance(1)
+        now = replace(world, now=storage.clock.now())
+        if isinstance(step, Effect):
+            storage.recorder.succeeded(step.member, step.kind, step.reason)
+            expected = record_success(now, step)
+        else:
+            storage.recorder.perform(step)
+            expected = record(now, step)
+        found = {one.name: replace(one, reason="") for one in storage.members()}
+        assert found == {name: replace(one, reason="") for name, one in expected.members.items()}
+    storage.store.close()
+
+
+def _insert(storage: Storage, member: Member) -> None:
+    """The member's record, in place of whatever is there."""
+    values = {**vars(member), "role": member.role.value, "phase": member.phase.value}
+    values["request"] = member.request.value if member.request else None
+    with storage.store.database.write() as connection:
+        connection.execute(delete(members))
+        connection.execute(insert(members).values(**values))

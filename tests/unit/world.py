@@ -1,0 +1,362 @@
+"""A world that exists only as a value: plan steps change it as the store's records and real effects would.
+
+Effects succeed. `test_store_records` holds the record rules written here to those of `store.records`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from orchestrator.lifecycle.table import AFTER_SUCCESS
+from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.naming import domain_name, machine_mac
+from orchestrator.models.sightings import (
+    BalancerSighting,
+    HostSighting,
+    MachineSighting,
+    Observed,
+    Power,
+    ServerSighting,
+)
+from orchestrator.models.steps import (
+    Admit,
+    Advance,
+    Claim,
+    ConvergeBalancer,
+    Effect,
+    EffectKind,
+    ForgetSet,
+    Interrupt,
+    Plan,
+    RecordStep,
+    RemoveLeak,
+    Retire,
+    Settle,
+    Step,
+)
+from orchestrator.planner import Desired, Limits, plan
+from orchestrator.planner.world import sighting_of
+from tests.builders import INSTALLATION, NOW, PREFIX
+
+HEALTHY = frozenset({Phase.IN_SERVICE, Phase.STANDBY})
+LONGEST_LOOK = 5.0  # seconds that pass when there is nothing to do; the loop's safety net is of that size
+
+
+@dataclass(frozen=True)
+class World:
+    """Records, machines and balancer at one moment. `busy` are the effects under way."""
+
+    sets: Mapping[str, ScaleSet]
+    members: Mapping[str, Member]
+    hosts: Mapping[str, HostSighting]
+    balancer: BalancerSighting
+    now: float = NOW
+    limits: Limits = field(default_factory=Limits)
+    suspects: frozenset[tuple[str, str]] = frozenset()
+    busy: Mapping[str, Effect] = field(default_factory=dict)
+    admitted: int = 0
+
+    def desired(self) -> Desired:
+        by_name = sorted(self.members.values(), key=lambda member: member.name)
+        sets = sorted(self.sets.values(), key=lambda one: one.name)
+        return Desired(tuple(sets), tuple(by_name), PREFIX, self.limits)
+
+    def observed(self) -> Observed:
+        return Observed(self.hosts, self.balancer)
+
+    def plan(self) -> Plan:
+        busy = {name: effect.kind for name, effect in self.busy.items()}
+        return plan(self.desired(), self.observed(), busy, self.now, self.suspects)
+
+    def power(self, member: Member) -> Power:
+        return sighting_of(member, PREFIX, self.observed()).power
+
+    def of(self, set_name: str, role: Role | None = None) -> list[Member]:
+        return [
+            member
+            for member in self.members.values()
+            if member.set_name == set_name and role in (None, member.role)
+        ]
+
+    def machines(self) -> Counter[str]:
+        """Domain -> how many hosts have it."""
+        return Counter(domain for host in self.hosts.values() for domain in host.machines)
+
+
+# ---- records -------------------------------------------------------------------------------------------------
+
+
+def record(world: World, step: RecordStep) -> World:
+    """As `store.records.Recorder.perform` does; a step planned on an older record changes nothing."""
+    match step:
+        case Admit():
+            return _admit(world, step)
+        case Settle():
+            wanted = world.sets.get(step.set_name)
+            if wanted is None or wanted.generation != step.generation:
+                return world
+            settled = replace(wanted, settled_generation=step.generation, stuck=step.stuck)
+            return replace(world, sets={**world.sets, wanted.name: settled})
+        case ForgetSet():
+            return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
+        case Claim():
+            return _change(world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase)
+        case Retire():
+            return _change(world, step.member, reason=step.reason, request=Request.REMOVE)
+        case Advance():
+            return _change(world, step.member, reason=step.reason, **_advanced(world, step))
+
+
+def record_success(world: World, effect: Effect) -> World:
+    """As `store.records.Recorder.succeeded` does."""
+    member = effect.member
+    following = AFTER_SUCCESS[member.phase, effect.kind]
+    if following is None:
+        if not _is_as_planned(world, member):
+            return world
+        return replace(world, members={name: one for name, one in world.members.items() if name != member.name})
+    if following is member.phase:
+        return world
+    fields: dict[str, object] = {"phase": following}
+    if member.request is Request.RESTART:
+        fields["request"] = None
+    if following in HEALTHY:
+        fields["failures"] = 0
+    return _change(world, member, reason=effect.reason, **fields)
+
+
+def _admit(world: World, step: Admit) -> World:
+    wanted = world.sets.get(step.set_name)
+    if wanted is None:
+        return world
+    number = world.admitted + 1
+    name = f"{step.set_name}-n{number:04}"
+    member = Member(
+        name=name,
+        set_name=step.set_name,
+        role=step.role,
+        phase=Phase.CREATING,
+        host=step.host,
+        zone=step.zone,
+        address=f"127.88.{number // 250}.{number % 250 + 2}",
+        mac=machine_mac(INSTALLATION, name),
+        incarnation=1,
+        model=wanted.model,
+        image_digest=wanted.image.digest,
+        request=None,
+        reason=step.reason,
+        failures=0,
+        created_at=world.now,
+        phase_since=world.now,
+    )
+    return replace(world, members={**world.members, name: member}, admitted=number)
+
+
+def _advanced(world: World, step: Advance) -> dict[str, object]:
+    fields: dict[str, object] = {"phase": step.phase}
+    if step.new_body:
+        wanted = world.sets[step.member.set_name]
+        fields["incarnation"] = step.member.incarnation + 1
+        fields["model"] = wanted.model
+        fields["image_digest"] = wanted.image.digest
+    if step.answered:
+        fields["request"] = None
+    if step.phase is Phase.FAILED:
+        fields["failures"] = step.member.failures + 1
+    if step.phase in HEALTHY:
+        fields["failures"] = 0
+    return fields
+
+
+def _change(world: World, planned: Member, **fields: object) -> World:
+    if not _is_as_planned(world, planned):
+        return world
+    if "phase" in fields:
+        fields["phase_since"] = world.now
+    changed = replace(world.members[planned.name], **fields)  # type: ignore[arg-type]
+    return replace(world, members={**world.members, planned.name: changed})
+
+
+def _is_as_planned(world: World, planned: Member) -> bool:
+    found = world.members.get(planned.name)
+    return found is not None and (found.phase, found.incarnation, found.request) == (
+        planned.phase,
+        planned.incarnation,
+        planned.request,
+    )
+
+
+# ---- effects -------------------------------------------------------------------------------------------------
+
+
+def carry_out(world: World, effect: Effect) -> World:
+    """The effect on the machine, without its record."""
+    member, domain = effect.member, domain_name(PREFIX, effect.member.name)
+    match effect.kind:
+        case EffectKind.CREATE:
+            made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING)
+            return with_machine(world, member.host, domain, made)
+        case EffectKind.START | EffectKind.SHUT_DOWN:
+            found = world.hosts[member.host].machines[domain]
+            power = Power.RUNNING if effect.kind is EffectKind.START else Power.STOPPED
+            return with_machine(world, member.host, domain, replace(found, power=power))
+        case EffectKind.DESTROY:
+            return with_machine(world, member.host, domain, None)
+        case EffectKind.PROVISION | EffectKind.AWAIT:
+            return world
+
+
+def with_machine(world: World, host: str, domain: str, machine: MachineSighting | None) -> World:
+    """None takes the machine away."""
+    seen = world.hosts[host]
+    machines = {name: one for name, one in seen.machines.items() if name != domain}
+    if machine is not None:
+        machines[domain] = machine
+    return replace(world, hosts={**world.hosts, host: replace(seen, machines=machines)})
+
+
+def is_possible(world: World, effect: Effect) -> bool:
+    """A guest can only be waited for while its machine runs; a silent host does nothing."""
+    power = world.power(effect.member)
+    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT):
+        return power is Power.RUNNING
+    if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN):
+        return power not in (Power.UNKNOWN, Power.ABSENT)
+    return power is not Power.UNKNOWN
+
+
+def converge_balancer(world: World, config: BalancerConfig) -> World:
+    before = world.balancer.servers
+    servers = {
+        key: ServerSighting(state, True, before[key].sessions if key in before else 0)
+        for key, state in config.server_states().items()
+    }
+    running = bool(config.frontends)
+    digest = config.digest() if running else ""
+    return replace(world, balancer=BalancerSighting(running, digest, servers))
+
+
+# ---- turns ---------------------------------------------------------------------------------------------------
+
+Witness = Callable[[World, Step], None]
+"""Sees every step just before it is carried out."""
+
+
+def nobody(_world: World, _step: Step) -> None:
+    """A witness that says nothing."""
+
+
+def after_step(world: World, step: Step, recorded: bool = True) -> World:
+    """`recorded` False: a crash comes between the effect and its record."""
+    match step:
+        case Effect():
+            if not is_possible(world, step):
+                return world
+            done = carry_out(world, step)
+            return record_success(done, step) if recorded else done
+        case ConvergeBalancer():
+            return converge_balancer(world, step.config)
+        case RemoveLeak():
+            return with_machine(world, step.host, step.domain, None)
+        case Interrupt():
+            return replace(world, busy={name: one for name, one in world.busy.items() if name != step.member.name})
+        case _:
+            return record(world, step)
+
+
+def after_turn(world: World, witness: Witness = nobody) -> tuple[World, Plan]:
+    """One look and everything it led to; time passes only if there was nothing to do."""
+    made = world.plan()
+    world = _look_over(world, made)
+    for step in made.steps:
+        witness(world, step)
+        world = after_step(world, step)
+    return (world if made.steps else _pass_time(world, made)), made
+
+
+def after_slow_turn(world: World, is_slow: Callable[[], bool], witness: Witness = nobody) -> tuple[World, Plan]:
+    """As `after_turn`, but effects for which `is_slow` says so are only done in a later turn."""
+    for name, effect in list(world.busy.items()):
+        if not is_slow():
+            world = replace(world, busy={key: one for key, one in world.busy.items() if key != name})
+            witness(world, effect)
+            world = after_step(world, effect)
+    made = world.plan()
+    world = _look_over(world, made)
+    for step in made.steps:
+        if isinstance(step, Effect) and is_slow():
+            world = replace(world, busy={**world.busy, step.member.name: step})
+        else:
+            witness(world, step)
+            world = after_step(world, step)
+    return (world if made.steps or world.busy else _pass_time(world, made)), made
+
+
+def after_crash(world: World, done: int) -> World:
+    """The first `done` steps of a turn, effects without their records; then the controller forgets everything."""
+    made = world.plan()
+    for step in made.steps[:done]:
+        world = after_step(world, step, recorded=False)
+    return replace(world, suspects=frozenset(), busy={}, now=world.now + 1.0)
+
+
+def at_rest(world: World, turns: int = 80, witness: Witness = nobody) -> World:
+    """Turn after turn until nothing is left to do. Raises AssertionError after `turns` turns."""
+    for _ in range(turns):
+        world, made = after_turn(world, witness)
+        if not made.steps and made.wake_at is None:
+            return world
+    raise AssertionError(f"not at rest after {turns} turns; next: {[step.reason for step in world.plan().steps]}")
+
+
+def _look_over(world: World, made: Plan) -> World:
+    """A look takes up what it saw: suspects are remembered, restarts of guests are told once."""
+    hosts = {
+        name: replace(host, machines={key: replace(one, rebooted=False) for key, one in host.machines.items()})
+        for name, host in world.hosts.items()
+    }
+    return replace(world, suspects=made.suspects, hosts=hosts)
+
+
+def _pass_time(world: World, made: Plan) -> World:
+    """To the moment the plan named, at least the safety net's pause."""
+    return replace(world, now=max(world.now + LONGEST_LOOK, made.wake_at or 0.0))
+
+
+# ---- what is wanted ------------------------------------------------------------------------------------------
+
+
+def why_not_converged(world: World, wanted: ScaleSet) -> str:
+    """Empty if the set is exactly as declared and its record says so."""
+    mine = world.of(wanted.name)
+    instances = [member for member in mine if member.role is Role.INSTANCE]
+    pool = [member for member in mine if member.role is Role.STANDBY]
+    if len(instances) != wanted.wanted_instances:
+        return f"{len(instances)} instances instead of {wanted.wanted_instances}"
+    if len(pool) != wanted.standby_target:
+        return f"{len(pool)} in reserve instead of {wanted.standby_target}"
+    for member in mine:
+        if member.request is not None:
+            return f"{member.name} still waits for its {member.request.value}"
+        if why := _why_not_in_place(world, wanted, member):
+            return f"{member.name} {why}"
+    if wanted.settled_generation != wanted.generation or wanted.stuck:
+        return (
+            f"recorded as generation {wanted.settled_generation} of {wanted.generation}, stuck: {wanted.stuck!r}"
+        )
+    return ""
+
+
+def _why_not_in_place(world: World, wanted: ScaleSet, member: Member) -> str:
+    phase, power = Phase.IN_SERVICE, Power.RUNNING
+    if member.role is Role.STANDBY:
+        phase, power = Phase.STANDBY, Power(wanted.pool_state.value)
+        if member.model != wanted.model:
+            return "is of an older model"
+    if member.phase is not phase:
+        return f"is {member.phase.value} instead of {phase.value}"
+    seen = world.power(member)
+    return "" if seen is power else f"is seen {seen.value} instead of {power.value}"

@@ -1,0 +1,166 @@
+"""Worlds for property tests: any mix of what a store and its hosts can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.naming import backend_name
+from orchestrator.models.sightings import (
+    BalancerSighting,
+    HostSighting,
+    MachineSighting,
+    Power,
+    Rotation,
+    ServerSighting,
+)
+from tests.builders import GIB, NOW, make_member, make_set, make_spec, see_host, see_machine
+from tests.unit.world import World
+
+OLD_MODEL = "0" * 16
+SEEN = (Power.RUNNING, Power.STOPPED, Power.CRASHED, Power.ABSENT)
+
+# Which phases a member of each role can be in: a claim ends a member's time in the pool, and nothing goes back.
+PHASES = {
+    Role.INSTANCE: tuple(phase for phase in Phase if phase not in (Phase.PARKING, Phase.STANDBY)),
+    Role.STANDBY: tuple(phase for phase in Phase if phase not in (Phase.IN_SERVICE, Phase.DRAINING)),
+}
+
+
+@st.composite
+def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room: int = 5) -> ScaleSet:
+    """A declared set: any size, with or without a pool, perhaps on its way out."""
+    pool: dict[str, Any] | None = None
+    if draw(st.booleans()):
+        most = draw(st.integers(0, room + 1))
+        pool = {
+            "state": draw(st.sampled_from(["running", "stopped"])),
+            "max_ready": most,
+            "min_ready": draw(st.integers(0, min(most, 3))),
+        }
+    base = 8000 + 10 * ord(name[0])
+    endpoints = [
+        {"name": f"e{number}", "listen": base + number, "port": 80 + number}
+        for number in range(draw(st.integers(0, 2)))
+    ]
+    spec = make_spec(
+        name=name,
+        instances=draw(st.integers(0, room)),
+        endpoints=endpoints,
+        standby=pool,
+        scale_in={"policy": draw(st.sampled_from(["balanced", "newest", "oldest"]))},
+    )
+    return make_set(
+        spec,
+        generation=3,
+        settled_generation=draw(st.sampled_from([2, 3])),
+        deleting=draw(st.sampled_from([False, False, False, True])) if deleting is None else deleting,
+        stuck=draw(st.sampled_from(["", "no host answers"])),
+    )
+
+
+@st.composite
+def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSighting, ...]) -> Member:
+    role = draw(st.sampled_from(Role))
+    phase = draw(st.sampled_from(PHASES[role]))
+    host = draw(st.sampled_from(hosts))
+    return make_member(
+        wanted,
+        f"{number:05}",
+        role=role,
+        phase=phase,
+        host=host.name,
+        zone=host.zone,
+        incarnation=draw(st.integers(1, 3)),
+        model=draw(st.sampled_from([wanted.model, wanted.model, OLD_MODEL])),
+        request=draw(st.sampled_from(requests_of(role, phase))),
+        failures=draw(st.integers(0, 4)) if phase is not Phase.FAILED else draw(st.integers(1, 5)),
+        created_at=NOW - draw(st.integers(0, 5)) * 100.0,
+        phase_since=NOW - draw(st.sampled_from([0.0, 10.0, 1000.0])),
+    )
+
+
+def requests_of(role: Role, phase: Phase) -> list[Request | None]:
+    """What can be asked of a member: `service.members` refuses the rest."""
+    if role is Role.STANDBY:
+        return [None, None, None, Request.REMOVE]
+    if phase in (Phase.IN_SERVICE, Phase.DRAINING):
+        return [None, None, *Request]
+    return [None, None, None, Request.REIMAGE, Request.REMOVE]
+
+
+@st.composite
+def machines(draw: st.DrawFn, member: Member) -> MachineSighting | None:
+    """What its host has under the member's name: nothing, this body, or one of an earlier incarnation."""
+    power = draw(st.sampled_from(SEEN))
+    if power is Power.ABSENT:
+        return None
+    older = draw(st.sampled_from([0, 0, 0, 1])) if member.incarnation > 1 else 0
+    rebooted = power is Power.RUNNING and draw(st.sampled_from([False, False, True]))
+    return see_machine(member, power, incarnation=member.incarnation - older, rebooted=rebooted)
+
+
+@st.composite
+def balancers(draw: st.DrawFn, desired: tuple[ScaleSet, ...], known: list[Member]) -> BalancerSighting:
+    """Off, or with any servers in any state."""
+    if draw(st.booleans()):
+        return BalancerSighting(running=False)
+    servers = {}
+    for wanted in desired:
+        for member in known:
+            if member.set_name != wanted.name or draw(st.booleans()):
+                continue
+            state = draw(st.sampled_from(Rotation))
+            seen = ServerSighting(state, draw(st.booleans()), draw(st.sampled_from([0, 0, 3])))
+            for endpoint in wanted.spec.endpoints:
+                servers[backend_name(wanted.name, endpoint.name), member.name] = seen
+    return BalancerSighting(True, "somethingelse", servers)
+
+
+@st.composite
+def worlds(
+    draw: st.DrawFn,
+    memory: int = 64 * GIB,
+    silent: bool = False,
+    deleting: bool | None = None,
+) -> World:
+    """`silent`: some hosts may not answer. `memory`: of each host, in bytes."""
+    zones = draw(st.sampled_from([("a",), ("a", "b"), ("a", "b", "b")]))
+    bare = tuple(
+        see_host(
+            name=f"h{number}",
+            zone=zone,
+            memory_total=memory,
+            answers=not (silent and draw(st.booleans())),
+        )
+        for number, zone in enumerate(zones)
+    )
+    desired = tuple(draw(sets(name, deleting)) for name in draw(st.sampled_from([("web",), ("api", "web")])))
+    known: list[Member] = []
+    seen: dict[str, list[MachineSighting]] = {host.name: [] for host in bare}
+    for wanted in desired:
+        for number in range(draw(st.integers(0, 6))):
+            member = draw(members(wanted, number + 1, bare))
+            known.append(member)
+            machine = draw(machines(member))
+            if machine is not None:
+                seen[member.host].append(machine)
+    for number in range(draw(st.integers(0, 2))):
+        leak = make_member(desired[0], f"leak{number}", host=draw(st.sampled_from(bare)).name)
+        seen[leak.host].append(see_machine(leak, draw(st.sampled_from(SEEN[:3]))))
+    hosts = {host.name: _with(host, seen[host.name]) for host in bare}
+    return World(
+        sets={one.name: one for one in desired},
+        members={member.name: member for member in known},
+        hosts=hosts,
+        balancer=draw(balancers(desired, known)),
+    )
+
+
+def _with(host: HostSighting, seen: list[MachineSighting]) -> HostSighting:
+    """A host that does not answer shows nothing."""
+    if not host.answers:
+        return HostSighting(host.name, host.zone, answers=False, reason="connection refused")
+    return see_host(*seen, name=host.name, zone=host.zone, memory_total=host.memory_total)
