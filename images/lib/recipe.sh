@@ -70,8 +70,9 @@ debian_sources() {
 
 # host_mirror SUITE - the first address from which the build host's apt takes this suite of Debian, if any.
 host_mirror() {
+    # shellcheck disable=SC2016 # the names are for apt
     apt-get indextargets --format '$(SITE) $(RELEASE) $(REPO_URI) $(ORIGIN)' 2>/dev/null |
-        awk -v suite="$1" '$2 == suite && $4 == "Debian" { sub(/\/$/, "", $3); print $3; exit }'
+        awk -v suite="$1" '$2 == suite && $4 == "Debian" { sub(/\/$/, "", $3); print $3 }' | sed -n 1p
 }
 
 # apt configuration with its own lists and cache under $work: nothing of the host's is changed and no rights are needed,
@@ -81,7 +82,7 @@ private_apt() {
         -o Dir::Etc::SourceList="$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State="$work/apt/state" -o Dir::State::status="$work/apt/status" \
         -o Dir::Cache="$work/apt/cache" -o APT::Sandbox::User= -o Debug::NoLocking=true \
-        -o Acquire::Languages=none -o Acquire::Retries=3 "$@"
+        -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Update::Error-Mode=any "$@"
 }
 
 write_apt_configuration() {
@@ -94,7 +95,8 @@ write_apt_configuration() {
 # newest_kernel FLAVOUR - the package that linux-image-FLAVOUR stands for at the moment.
 newest_kernel() {
     private_apt -s install "linux-image-$1" --no-install-recommends |
-        awk '$1 == "Inst" && $2 ~ /^linux-image-[0-9]/ { print $2; exit }'
+        awk '$1 == "Inst" && $2 ~ /^linux-image-[0-9]/ { name = $2 } END { print name; exit name == "" }' ||
+        fail "Debian $DEBIAN_SUITE has no installable linux-image-$1 (see the lines above)"
 }
 
 # fetch_packages DIRECTORY PACKAGE... - download these packages, and only these, unpacked into DIRECTORY.

@@ -1,8 +1,10 @@
 # Network configuration, version 2, from the flattened file $run/network; applied at every boot.
-# Sourced by `boot`, which has problem.
+# Sourced by `boot`, which has problem; leaves $network_summary for its log.
+# shellcheck shell=dash disable=SC2154 # $run is set there
 
 apply_network() {
     local names name
+    network_summary=
     ip link set lo up
     : > "$run/resolv.conf"
     if [ ! -s "$run/network" ]; then
@@ -20,6 +22,7 @@ apply_network() {
 
 ask_dhcp() {
     ip link set "$1" up
+    network_summary="$network_summary $1 DHCP"
     # Goes on asking in the background when nobody answers at first.
     udhcpc -i "$1" -b -t 5 -T 1 -p "/run/udhcpc.$1.pid" > /dev/null 2>&1
 }
@@ -30,7 +33,7 @@ find_interface() {
     interface=
     for device in /sys/class/net/*; do
         read -r address < "$device/address"
-        if [ "$address" = "$wanted" ] || [ "${device##*/}" = "$name" -a -z "$wanted" ]; then
+        if [ "$address" = "$wanted" ] || { [ -z "$wanted" ] && [ "${device##*/}" = "$name" ]; }; then
             interface=${device##*/}
             return
         fi
@@ -38,9 +41,8 @@ find_interface() {
     return 1
 }
 
-# Reads every line of one ethernet in one pass: `addresses` and `routes` are lists, the order within a route is free.
 apply_ethernet() {
-    local name=$1 path value key wanted='' addresses='' dhcp='' mtu='' new_name='' index='' to='' via='' metric='' interface=''
+    local name=$1 path value key wanted='' addresses='' dhcp='' mtu='' new_name='' interface=''
     while IFS='	' read -r path value; do
         key=${path#"ethernets/$name/"}
         [ "$key" != "$path" ] || continue
@@ -67,9 +69,11 @@ apply_ethernet() {
         ip addr add "$value" dev "$interface" || problem "network-config: address '$value' is not accepted on $interface"
     done
     apply_routes "$name" "$interface"
+    network_summary="$network_summary $interface$addresses"
     case $dhcp in true | yes | on) ask_dhcp "$interface" ;; esac
 }
 
+# A route is added when the next one begins, because its keys come in any order.
 apply_routes() {
     local name=$1 interface=$2 path value key index='' current to='' via='' metric=''
     while IFS='	' read -r path value; do

@@ -1,14 +1,16 @@
 # The NoCloud contract: where the seed is, what it says, and what of it is applied once per instance-id.
 # Sourced by `boot`, which has say, problem and run_logged.
+# shellcheck shell=dash disable=SC2154 # $here and $run are set there
 
 # The last seed, for boots without one.
 seed_copy=/var/lib/cloud/seed/nocloud
 
-# Values of the flattened file $1 whose path matches the extended regular expression $2, with newlines restored.
+# Values of the flattened file $1 whose path matches the shell pattern $2, with newlines restored.
 values() {
     local path value
     while IFS='	' read -r path value; do
-        if expr "$path" : "$2\$" > /dev/null; then printf '%b\n' "$value"; fi
+        # shellcheck disable=SC2254 # it is meant as a pattern
+        case $path in $2) printf '%b\n' "$value" ;; esac
     done < "$1"
 }
 
@@ -28,20 +30,21 @@ flatten() {
 
 # Sets $datasource; leaves the flattened meta-data, network-config and cloud-config in $run, and the seed itself in $seed_copy.
 read_seed() {
-    local device=
+    local device='' file meta_data=$seed_copy/meta-data
     device=$(findfs LABEL=cidata 2> /dev/null || findfs LABEL=CIDATA 2> /dev/null || find_slow_seed)
     mkdir -p "$seed_copy" "$run/seed"
     if [ -n "$device" ] && take_seed "$device"; then
         datasource="DataSourceNoCloud [seed=$device]"
-    elif [ -s "$seed_copy/meta-data" ]; then
+    elif [ -s "$meta_data" ]; then
         datasource="DataSourceNoCloud [seed=$seed_copy]"
     else
         datasource=DataSourceNone
-        echo 'instance-id: none' > "$run/no-meta-data"
+        meta_data=$run/no-meta-data
+        echo 'instance-id: none' > "$meta_data"
         problem "no seed: no disk labelled 'cidata' holds meta-data, and none was seen before"
     fi
     say "seed: $datasource"
-    flatten "$( [ "$datasource" = DataSourceNone ] && echo "$run/no-meta-data" || echo "$seed_copy/meta-data" )" "$run/meta"
+    flatten "$meta_data" "$run/meta"
     : > "$run/cloud-config"
     for file in vendor-data user-data; do
         is_cloud_config "$seed_copy/$file" && flatten "$seed_copy/$file" "$run/$file.flat"
@@ -120,9 +123,9 @@ apply_keys() {
     local key=/etc/dropbear/dropbear_ed25519_host_key file
     rm -f /etc/dropbear/dropbear_*_host_key
     {
-        values "$run/meta" 'public-keys.*'
+        values "$run/meta" 'public-keys*'
         for file in vendor-data user-data; do
-            if [ -e "$run/$file.flat" ]; then values "$run/$file.flat" 'ssh_authorized_keys/[0-9]*'; fi
+            if [ -e "$run/$file.flat" ]; then values "$run/$file.flat" 'ssh_authorized_keys/*'; fi
         done
     } > /root/.ssh/authorized_keys.new
     mv /root/.ssh/authorized_keys.new /root/.ssh/authorized_keys
