@@ -11,6 +11,7 @@ UnderstudyError             something the operator asked for could not be done
 ├── ImageBuildFailed        a recipe did not produce an image
 ├── BalancerError           HAProxy is missing, died or refused its configuration
 ├── GuestError              the guest could not be reached or a step in it failed
+│   ├── ConnectionLost      the guest went away under a command; it may come back
 │   ├── SetupFailed         the unattended setup reported an error
 │   └── NeverReady          the services did not answer in time
 ├── StoreError              the store cannot be read or written
@@ -74,6 +75,10 @@ class BalancerError(UnderstudyError):
 
 
 class GuestError(UnderstudyError):
+    pass
+
+
+class ConnectionLost(GuestError):
     pass
 
 

@@ -226,17 +226,18 @@ class FakeHypervisor:
                 machine.power = Power.RUNNING
                 machine.boots += 1
 
-    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
         with self._changing():
             self._answer("shut_down_machine", domain)
             machine = self._get(domain)
-            if machine.power is Power.RUNNING and domain in self._deaf:
-                # The guest does not hear the power button; the deadline passes in no time.
-                if cancelled():
-                    raise Interrupted(f"shutting down {domain} is no longer wanted")
-                self.calls["forced_off"] += 1
-            if machine.power is Power.RUNNING:
-                machine.power = Power.STOPPED
+            if machine.power is not Power.RUNNING:
+                return True
+            is_deaf = domain in self._deaf
+            # A guest that does not hear the power button: the deadline passes in no time.
+            if is_deaf and cancelled():
+                raise Interrupted(f"shutting down {domain} is no longer wanted")
+            machine.power = Power.STOPPED
+            return not is_deaf
 
     def destroy_machine(self, domain: str) -> None:
         with self._changing():

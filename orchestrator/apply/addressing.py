@@ -29,9 +29,21 @@ class Addressing:
 
     def candidates(self) -> Iterable[str]:
         """Addresses in the order in which they are given out; the first one is kept free."""
-        reserved = set(self.subnet.reserved) if self.subnet else set()
-        hosts = self.allotted.hosts()
-        return (str(address) for address in islice(hosts, 1, None) if str(address) not in reserved)
+        hosts = islice(self.allotted.hosts(), 1, None)
+        if self.subnet is None:
+            return (str(address) for address in hosts)
+        free = [address for address in hosts if str(address) not in self.subnet.reserved]
+        return (str(address) for address in sorted(free, key=self._is_dynamic))
+
+    def _is_dynamic(self, address: ipaddress.IPv4Address) -> bool:
+        ranges = self.subnet.dynamic if self.subnet else ()
+        return any(ipaddress.IPv4Address(start) <= address <= ipaddress.IPv4Address(end) for start, end in ranges)
+
+    def capacity(self) -> int:
+        """How many addresses `candidates` has."""
+        if self.subnet is None:
+            return max(self.allotted.num_addresses - 3, 0)
+        return sum(1 for _ in self.candidates())
 
     def nic(self, member: Member, spec: ScaleSetSpec) -> Nic:
         if self.subnet is not None:

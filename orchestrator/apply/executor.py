@@ -8,9 +8,9 @@ from pathlib import Path
 
 from orchestrator.apply.addressing import Addressing
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import HostError
+from orchestrator.errors import ConnectionLost, GuestError, HostError
 from orchestrator.models.machine import Blueprint
-from orchestrator.models.members import Member, ScaleSet
+from orchestrator.models.members import Member, Phase, ScaleSet
 from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
 from orchestrator.models.spec import SSH_PORT
 from orchestrator.models.steps import Effect, EffectKind
@@ -85,13 +85,26 @@ class Executor:
     def _provision(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         patience = self._patience(wanted, cancelled)
         if wanted.spec.setup.answer_file != "none":
-            shell = self._world.guest.open_shell(self.guest_address(member), patience)
+            shell = self._await_setup(member, patience)
             try:
-                shell.await_setup(patience)
                 self._run_steps(shell, wanted, patience)
             finally:
                 shell.close()
         self._await_services(member, wanted, patience)
+
+    def _await_setup(self, member: Member, patience: Patience) -> GuestShell:
+        """A shell in a guest whose setup is done. Setup may restart the guest, which ends connections (row A5)."""
+        while True:
+            shell = self._world.guest.open_shell(self.guest_address(member), patience)
+            try:
+                shell.await_setup(patience)
+            except ConnectionLost:
+                shell.close()
+            except BaseException:
+                shell.close()
+                raise
+            else:
+                return shell
 
     def _run_steps(self, shell: GuestShell, wanted: ScaleSet, patience: Patience) -> None:
         for step in wanted.spec.setup.steps:
@@ -107,8 +120,10 @@ class Executor:
         self._await_services(member, wanted, self._patience(wanted, cancelled))
 
     def _shut_down(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
-        domain = domain_name(self._installation.prefix, member.name)
-        self._host(member.host).shut_down_machine(domain, self._installation.shutdown_timeout, cancelled)
+        domain, deadline = domain_name(self._installation.prefix, member.name), self._installation.shutdown_timeout
+        clean = self._host(member.host).shut_down_machine(domain, deadline, cancelled)
+        if not clean and member.phase is Phase.PARKING:
+            raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
     def _destroy(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
@@ -170,5 +185,5 @@ class Executor:
         except KeyError:
             raise HostError(
                 f"host {name!r} is not configured any more",
-                "add it to config.toml again, or remove its members",
+                "add it to config.toml again",
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
     from orchestrator.daemon.runtime import Runtime
+    from orchestrator.models.spec import ScaleSetSpec
 
 SetArgument = Annotated[str, typer.Argument(metavar="SET", help="Name of the scale set.")]
 
@@ -42,33 +44,33 @@ def apply(
     specs = load_scale_sets(file)
     with opened() as runtime:
         if dry_run:
-            for spec in specs:
-                _preview(runtime, spec.name, spec)
+            _preview(runtime, specs)
             return
         around = runtime.surroundings()
         runtime.paths.ensure()
-        for spec in specs:
-            image, _ = declare.resolve(runtime.store, spec)
-            declare.check(runtime.store.snapshot(), spec, image, around)
+        declare.check_all(runtime.store, specs, around)
         for spec in specs:
             declare.apply(runtime.store, pack_uploads(spec, runtime.paths.uploads), around)
         for spec in specs:
             carry_out_wish(runtime, spec.name, limit)
 
 
-def _preview(runtime: Runtime, name: str, spec: object) -> None:
-    from orchestrator.models.spec import ScaleSetSpec
+def _preview(runtime: Runtime, specs: list[ScaleSetSpec]) -> None:
+    """What a dry run prints; the uploads are packed aside, only to know their digests."""
+    from orchestrator.config.uploads import pack_uploads
     from orchestrator.service import declare
 
-    assert isinstance(spec, ScaleSetSpec)
-    around = runtime.surroundings()
-    image, _ = declare.resolve(runtime.store, spec)
-    declare.check(runtime.store.snapshot(), spec, image, around)
+    runtime.paths.ensure()
+    declare.check_all(runtime.store, specs, runtime.surroundings())
     installation = (runtime.settings.prefix, runtime.limits)
-    plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
-    say(f"{name}: {len(plan.steps)} steps to begin with" if plan.steps else f"{name}: nothing to do")
-    for step in plan.steps:
-        say(f"  {step.reason}")
+    with tempfile.TemporaryDirectory(prefix="preview-", dir=runtime.paths.work) as aside:
+        packed = [pack_uploads(spec, Path(aside)) for spec in specs]
+    for spec in packed:
+        plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
+        count = len(plan.steps)
+        say(f"{spec.name}: {count} steps to begin with" if count else f"{spec.name}: nothing to do")
+        for step in plan.steps:
+            say(f"  {step.reason}")
 
 
 def scale(
@@ -151,12 +153,14 @@ def delete(
 
       understudy delete web
     """
+    from orchestrator.config.uploads import prune_uploads
     from orchestrator.service import declare
 
     limit = seconds(timeout)
     with opened() as runtime:
         declare.delete(runtime.store, name)
         carry_out_wish(runtime, name, limit)
+        prune_uploads([one.spec for one in runtime.store.snapshot().sets], runtime.paths.uploads)
         say(f"{name}: deleted")
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from orchestrator.errors import UnderstudyError
 
+_MAX_SOCKET_PATH = 90  # of the 107 that unix(7) allows; HAProxy adds a suffix of its own
+
 
 @dataclass(frozen=True)
 class StatePaths:
@@ -64,6 +66,11 @@ class StatePaths:
 
     def ensure(self) -> None:
         """Make the directories with their modes. Raises UnderstudyError naming the fix."""
+        if len(str(self.haproxy / "stats.sock")) > _MAX_SOCKET_PATH:
+            raise UnderstudyError(
+                f"the state directory's path is too long for the sockets in it: {self.root}",
+                f"use one of at most {_MAX_SOCKET_PATH - len('/haproxy/stats.sock')} characters",
+            )
         try:
             for path, mode in ((self.root, 0o711), (self.images, 0o711), (self.private, 0o700)):
                 path.mkdir(parents=True, exist_ok=True)

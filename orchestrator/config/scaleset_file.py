@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from orchestrator.config.explain import explain
 from orchestrator.errors import SpecError
-from orchestrator.models.spec import RESERVED_USER_DATA, ScaleSetSpec
+from orchestrator.models.spec import ScaleSetSpec, refuse_reserved
 
 MAX_FILE_SIZE = 1024 * 1024
 
@@ -130,18 +130,12 @@ def _inline_user_data(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
         raise SpecError(f"{where}: cannot read user_data_file {file}: {error}") from error
     if not text.startswith(("#!", "#cloud-config")):
         raise SpecError(f"{where}: {file} must begin with '#!' or '#cloud-config'")
-    _refuse_reserved(text, where)
+    try:
+        refuse_reserved(text)
+    except ValueError as error:
+        raise SpecError(f"{where}: {error}") from error
     setup = spec.setup.model_copy(update={"user_data": text, "user_data_file": None})
     return spec.model_copy(update={"setup": setup})
-
-
-def _refuse_reserved(text: str, where: str) -> None:
-    """A `#cloud-config` file may not take the keys Understudy reaches the guest by."""
-    if not text.startswith("#cloud-config"):
-        return
-    for key in RESERVED_USER_DATA:
-        if any(line.startswith(f"{key}:") for line in text.splitlines()):
-            raise SpecError(f"{where}: user data may not set {key!r}: Understudy needs it to reach the guest")
 
 
 def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:

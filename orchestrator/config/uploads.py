@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from orchestrator.errors import SpecError
@@ -31,6 +32,19 @@ def pack_uploads(spec: ScaleSetSpec, store: Path) -> ScaleSetSpec:
 def upload_archive(store: Path, digest: str) -> Path:
     """Where the archive of that digest is kept."""
     return store / f"{digest}.tar"
+
+
+def prune_uploads(specs: Iterable[ScaleSetSpec], store: Path) -> None:
+    """Remove the archives that no set needs any more."""
+    needed = {
+        upload_archive(store, step.upload.digest).name
+        for spec in specs
+        for step in spec.setup.steps
+        if step.upload is not None and step.upload.digest is not None
+    }
+    for archive in store.glob("*.tar"):
+        if archive.name not in needed:
+            archive.unlink(missing_ok=True)
 
 
 def _pack(upload: UploadSource, store: Path) -> str:

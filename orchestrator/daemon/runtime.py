@@ -3,6 +3,7 @@ what it needs."""
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ class Runtime:
     def __init__(self, root: Path) -> None:
         self.paths = StatePaths(root.absolute())
         self.clock = SystemClock()
+        self._probing = threading.Lock()
 
     @cached_property
     def settings(self) -> Settings:
@@ -90,10 +92,16 @@ class Runtime:
 
     def accelerator(self, host: HostSettings, again: bool = False) -> Accelerator:
         """Remembered for each host and its versions; `again` finds out anew. Raises HostError."""
-        from orchestrator.drivers.libvirt.accelerator import Accelerator, find_accelerator
+        from orchestrator.drivers.libvirt.accelerator import Accelerator
 
         if host.accelerator != "auto":
             return Accelerator(host.accelerator, "set in config.toml")
+        with self._probing:
+            return self._find_accelerator(host, again)
+
+    def _find_accelerator(self, host: HostSettings, again: bool) -> Accelerator:
+        from orchestrator.drivers.libvirt.accelerator import Accelerator, find_accelerator
+
         connection = self.connections[host.name].get()
         versions = f"{connection.getLibVersion()}/{connection.getVersion()}"
         key = f"accelerator:{host.uri}"
@@ -166,7 +174,8 @@ class Runtime:
             lease=self.lease,
             clock=self.clock,
         )
-        return Controller(parts, self.limits, self.settings.prefix, self.settings.limits.parallel)
+        parallel = self.settings.limits.parallel
+        return Controller(parts, self.limits, self.settings.prefix, parallel, self.addressing.capacity())
 
     # ---- looking -----------------------------------------------------------------------------------------
 

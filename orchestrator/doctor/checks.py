@@ -20,7 +20,7 @@ from orchestrator.drivers.libvirt.host import read_memory
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import UnderstudyError
 
-_MIN_LIBVIRT = (7, 0, 0)
+_MIN_LIBVIRT = (8, 0, 0)
 _MIN_QEMU = (5, 2, 0)
 _MIN_HAPROXY = (2, 6)
 _MIN_DISK = 5 * 2**30

@@ -14,7 +14,7 @@ from pathlib import Path
 import paramiko
 
 from orchestrator.drivers import probes
-from orchestrator.errors import GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
+from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
 from orchestrator.models.spec import Probe
 from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
 
@@ -109,7 +109,7 @@ class SshShell:
     def await_setup(self, patience: Patience) -> None:
         status, output = self._execute(_AWAIT_RESULT, patience)
         if status != 0:
-            raise SetupFailed(f"{self._name} gives no setup result: {output[-_TAIL:]}")
+            raise SetupFailed(f"{self._name} gives no setup result: {_plain(output)[-_TAIL:]}")
         errors = _errors_in(output)
         if errors:
             _, tail = self._execute(_SETUP_TAIL, patience)
@@ -141,7 +141,7 @@ class SshShell:
         try:
             transport = self._client.get_transport()
             if transport is None:
-                raise GuestError(f"the connection to {self._name} is lost")
+                raise ConnectionLost(f"the connection to {self._name} is lost")
             channel = transport.open_session(timeout=_CONNECT_SECONDS)
             channel.set_combine_stderr(True)
             channel.settimeout(_PAUSE)
@@ -154,11 +154,14 @@ class SshShell:
                 if time.monotonic() >= patience.deadline:
                     raise NeverReady(f"in {self._name}, {command!r} was not done in time")
             output = (output + _drain(channel))[-_MAX_OUTPUT:]
-            return channel.recv_exit_status(), output.decode("utf-8", "replace")
+            status = channel.recv_exit_status()
+            if status == -1:
+                raise ConnectionLost(f"the connection to {self._name} ended during {command!r}")
+            return status, output.decode("utf-8", "replace")
         except UnderstudyError:
             raise
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise GuestError(f"the connection to {self._name} broke during {command!r}: {error}") from error
+            raise ConnectionLost(f"the connection to {self._name} broke during {command!r}: {error}") from error
 
 
 def _receive(channel: paramiko.Channel) -> bytes:

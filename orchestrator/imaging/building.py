@@ -71,8 +71,9 @@ def build_image(recipe: Recipe, output: Path, scratch: Path, on_progress: OnProg
     with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as directory:
         environment = {**os.environ, "TMPDIR": directory, "PATH": os.environ.get("PATH", "") + _SBIN}
         errors = Path(directory) / "errors"
-        with errors.open("w", encoding="utf-8") as stderr:
-            process = subprocess.Popen(
+        with (
+            errors.open("w", encoding="utf-8") as stderr,
+            subprocess.Popen(
                 ["bash", str(recipe.directory / "build"), str(output)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -80,7 +81,8 @@ def build_image(recipe: Recipe, output: Path, scratch: Path, on_progress: OnProg
                 text=True,
                 env=environment,
                 start_new_session=True,
-            )
+            ) as process,
+        ):
             _follow(process, on_progress)
         if process.returncode != 0:
             tail = "\n".join(errors.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])

@@ -57,12 +57,22 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.STARTING, EffectKind.AWAIT): Phase.READY,
     (Phase.PARKING, EffectKind.SHUT_DOWN): Phase.STANDBY,
     (Phase.DRAINING, EffectKind.SHUT_DOWN): Phase.STARTING,
+    (Phase.IN_SERVICE, EffectKind.SHUT_DOWN): Phase.STARTING,
+    (Phase.READY, EffectKind.SHUT_DOWN): Phase.STARTING,
+    (Phase.STARTING, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.DELETING, EffectKind.DESTROY): None,
     (Phase.FAILED, EffectKind.DESTROY): Phase.FAILED,
 }
 
 # Effects whose failure means the machine is no good. Any other failure leaves the phase, to be tried again.
-FATAL = frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.START, EffectKind.AWAIT})
+FATAL = frozenset(
+    {
+        (Phase.CREATING, EffectKind.CREATE),
+        (Phase.PROVISIONING, EffectKind.PROVISION),
+        (Phase.STARTING, EffectKind.AWAIT),
+        (Phase.PARKING, EffectKind.SHUT_DOWN),
+    }
+)
 
 # Work that waits for a guest cannot succeed once its machine is seen like this.
 HOPELESS: dict[EffectKind, frozenset[Power]] = {

@@ -42,9 +42,14 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Subnet:
-    """An IPv4 network guests sit on: `cidr` such as 192.168.122.0/24; `reserved` addresses are taken."""
+    """An IPv4 network guests sit on: `cidr` such as 192.168.122.0/24.
+
+    `reserved` addresses are taken; those between the ends of `dynamic` are leased by DHCP to anybody, so they
+    are allotted only when no other is left.
+    """
 
     cidr: str
     gateway: str
     nameservers: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
+    dynamic: tuple[tuple[str, str], ...] = ()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from orchestrator.models.naming import LOOPBACK_SHIFT
 from orchestrator.models.units import Duration, Size
 
 SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
@@ -76,10 +77,8 @@ class SetupSpec(_Part):
             raise ValueError("give 'user_data' or 'user_data_file', not both")
         if isinstance(self.user_data, str) and not self.user_data.startswith(("#!", "#cloud-config")):
             raise ValueError("'user_data' as text must begin with '#!' or '#cloud-config'")
-        if isinstance(self.user_data, dict):
-            taken = sorted(set(RESERVED_USER_DATA) & set(self.user_data))
-            if taken:
-                raise ValueError(f"'user_data' may not set {taken[0]!r}: Understudy needs it to reach the guest")
+        if self.user_data is not None:
+            refuse_reserved(self.user_data)
         if self.answer_file == "none" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
         return self
@@ -175,6 +174,10 @@ class ScaleSetSpec(_Part):
         sockets = [f"{endpoint.address}:{endpoint.listen}" for endpoint in self.endpoints]
         if len(set(sockets)) < len(sockets):
             raise ValueError(f"two endpoints listen on {_first_double(sockets)}")
+        shifted = {port + LOOPBACK_SHIFT for port in self.guest_ports() if port < 1024} & set(self.guest_ports())
+        if shifted:
+            port = min(shifted)
+            raise ValueError(f"guest ports {port} and {port - LOOPBACK_SHIFT} cannot both be used")
         if self.setup.answer_file == "none" and any(probe.command for probe in self.readiness):
             raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
         return self
@@ -205,6 +208,20 @@ def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
         "ports": spec.guest_ports(),
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_reserved(user_data: dict[str, Any] | str) -> None:
+    """Raises ValueError if user data would take the keys by which Understudy reaches the guest."""
+    keys = user_data if isinstance(user_data, dict) else _top_level_keys(user_data)
+    for key in RESERVED_USER_DATA:
+        if key in keys:
+            raise ValueError(f"user data may not set {key!r}: Understudy needs it to reach the guest")
+
+
+def _top_level_keys(text: str) -> set[str]:
+    if not text.startswith("#cloud-config"):
+        return set()
+    return {line.partition(":")[0].strip("\"' ") for line in text.splitlines() if line[:1] not in ("", " ", "#")}
 
 
 def _first_double(values: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from orchestrator.models.sightings import HostSighting, Observed
@@ -14,12 +15,14 @@ class Placement:
 
     hosts: dict[str, HostSighting]
     memory_ratio: float
+    free_addresses: float = math.inf
     committed: dict[str, int] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)  # (set, host) -> members
 
     @classmethod
     def of(cls, desired: Desired, observed: Observed) -> Placement:
-        ledger = cls(dict(observed.hosts), desired.limits.memory_ratio)
+        free = math.inf if desired.addresses is None else desired.addresses - len(desired.members)
+        ledger = cls(dict(observed.hosts), desired.limits.memory_ratio, free)
         memory = {wanted.name: wanted.spec.machine.memory for wanted in desired.sets}
         for member in desired.members:
             ledger._book(member.set_name, member.host, memory.get(member.set_name, 0))
@@ -28,8 +31,9 @@ class Placement:
     def take(self, set_name: str, memory: int) -> HostSighting | None:
         """The host with the fewest members of the set, then the most room; None where nothing fits."""
         fitting = [host for host in self.hosts.values() if host.answers and self._room(host) >= memory]
-        if not fitting:
+        if not fitting or self.free_addresses <= 0:
             return None
+        self.free_addresses -= 1
         best = min(fitting, key=lambda host: (self._count(set_name, host), -self._room(host), host.name))
         self._book(set_name, best.name, memory)
         return best
@@ -38,7 +42,9 @@ class Placement:
         """One sentence on why `take` found no host."""
         answering = [host for host in self.hosts.values() if host.answers]
         if not answering:
-            return "no host answers"
+            return "; ".join(["no host answers", *(host.reason for host in self.hosts.values() if host.reason)])
+        if self.free_addresses <= 0:
+            return "every address of the range is taken (widen network.range in config.toml)"
         room = max(self._room(host) for host in answering) // 2**20
         return f"no host has {memory // 2**20} MiB of memory to give (largest room: {max(room, 0)} MiB)"
 

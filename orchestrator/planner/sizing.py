@@ -26,7 +26,7 @@ _USEFULNESS = (
     Phase.DRAINING,
     Phase.IN_SERVICE,
 )
-_ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.READY, Phase.STARTING})
+_ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _PARKED_POWER = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}
 
 
@@ -56,9 +56,38 @@ def plan_sizes(
         return Sizing((*steps, *refill), stuck)
     if missing > 0:
         return _grow(wanted, pool, missing, (powers, busy), placement)
+    swaps = _swap_failed(wanted, instances, pool, (powers, busy))
+    if swaps:
+        return Sizing(tuple(swaps))
     growing = any(member.phase in _ON_ITS_WAY for member in instances)
     steps, stuck = _plan_pool(wanted, pool, placement, may_grow=not growing)
     return Sizing(tuple(steps), stuck)
+
+
+def _swap_failed(
+    wanted: ScaleSet,
+    instances: list[Member],
+    pool: list[Member],
+    state: tuple[Mapping[str, Power], frozenset[str]],
+) -> list[Step]:
+    """A ready member takes the place of an instance that could not be created: nobody waits out a pause for it."""
+    failed = [member for member in instances if member.phase is Phase.FAILED]
+    steps: list[Step] = []
+    for member, broken in zip(_claimable(wanted, pool, state), failed, strict=False):
+        steps.append(
+            Claim(member, Phase.STARTING, f"claimed {member.name} in place of {broken.name}, which failed")
+        )
+        steps.append(Retire(broken, f"{member.name} of the standby pool takes its place"))
+    return steps
+
+
+def _claimable(
+    wanted: ScaleSet, pool: list[Member], state: tuple[Mapping[str, Power], frozenset[str]]
+) -> list[Member]:
+    """Oldest first."""
+    powers, busy = state
+    ready = [member for member in pool if is_claimable(member, wanted, powers[member.name], busy)]
+    return sorted(ready, key=lambda member: (member.created_at, member.name))
 
 
 def _grow(
@@ -68,12 +97,8 @@ def _grow(
     state: tuple[Mapping[str, Power], frozenset[str]],
     placement: Placement,
 ) -> Sizing:
-    powers, busy = state
-    claimable = sorted(
-        (member for member in pool if is_claimable(member, wanted, powers[member.name], busy)),
-        key=lambda member: (member.created_at, member.name),
-    )
-    claimed = claimable[:missing]
+    powers, _ = state
+    claimed = _claimable(wanted, pool, state)[:missing]
     steps: list[Step] = [
         Claim(member, Phase.STARTING, f"claimed {member.name} from the standby pool of {wanted.name}")
         for member in claimed

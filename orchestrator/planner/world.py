@@ -26,6 +26,7 @@ class Desired:
     members: tuple[Member, ...]
     prefix: str = "understudy"
     limits: Limits = Limits()
+    addresses: int | None = None  # how many members may have one; None: no bound
 
 
 def sighting_of(member: Member, prefix: str, observed: Observed) -> MachineSighting:

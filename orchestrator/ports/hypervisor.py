@@ -35,8 +35,11 @@ class Hypervisor(Protocol):
     def start_machine(self, domain: str) -> None:
         """Already running is success."""
 
-    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> None:
-        """Clean shutdown, asked of the guest; by force after `deadline` seconds. Off is success."""
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
+        """Clean shutdown, asked of the guest; by force after `deadline` seconds. Off is success.
+
+        False if force was needed.
+        """
 
     def destroy_machine(self, domain: str) -> None:
         """Domain and every volume named after it. Absent is success, somebody else's domain is Conflict."""

@@ -32,6 +32,7 @@ from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.reconcile.workers import Work, Workers
 from orchestrator.store import Lease, Store
+from orchestrator.store.lease import LEASE_TTL
 from orchestrator.store.records import Recorder
 
 log = logging.getLogger("understudy.controller")
@@ -56,9 +57,12 @@ class ControllerParts:
 class Controller:
     """Converges the world while it holds the lease."""
 
-    def __init__(self, parts: ControllerParts, limits: Limits, prefix: str, parallel: int) -> None:
+    def __init__(
+        self, parts: ControllerParts, limits: Limits, prefix: str, parallel: int, addresses: int | None = None
+    ) -> None:
         self._parts = parts
         self._limits = limits
+        self._addresses = addresses
         self._prefix = prefix
         self._workers = Workers(parallel, len(parts.hosts))
         self._wake = threading.Event()
@@ -80,6 +84,8 @@ class Controller:
 
     def run(self, on_turn: Callable[[], None] = lambda: None) -> None:
         """Converge until stopped. Waits for the lease while another controller lives."""
+        keeper = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
+        keeper.start()
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
@@ -92,8 +98,17 @@ class Controller:
                 if pause > 0:
                     self._wake.wait(pause)
         finally:
+            self._stopping.set()
             self._workers.stop()
             self._release()
+
+    def _keep_lease(self) -> None:
+        """A turn that a slow host holds up must not cost the lease while effects go on."""
+        while not self._stopping.wait(LEASE_TTL / 3):
+            try:
+                self._parts.lease.renew()
+            except UnderstudyError as error:
+                log.error("cannot renew the controller lease: %s", error)
 
     def _release(self) -> None:
         try:
@@ -109,7 +124,7 @@ class Controller:
         snapshot = self._parts.store.snapshot()
         observed = self._observe()
         now = self._parts.clock.now()
-        desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits)
+        desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses)
         wanted = plan(desired, observed, busy, now, self._suspects)
         log.debug("turn: %d steps, %d under way", len(wanted.steps), len(busy))
         self._suspects = wanted.suspects
@@ -172,7 +187,7 @@ class Controller:
         log.warning("%s: %s", effect.reason, error.message)
         reason = f"{effect.reason}: {error.message}"
         try:
-            if effect.kind in FATAL and not isinstance(error, HostUnreachable):
+            if (effect.member.phase, effect.kind) in FATAL and not isinstance(error, HostUnreachable):
                 self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason))
             else:
                 self._workers.pause(effect.member.name, _TROUBLE_PAUSE)

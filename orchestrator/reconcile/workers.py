@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from orchestrator.models.members import Role
 from orchestrator.models.steps import Effect, EffectKind
 
-# What makes a host's processors and disks busy. Shutting down and removing give room, so they are not held back.
-_HEAVY = frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.START, EffectKind.AWAIT})
+# What makes a host's processors and disks busy, in two lanes: machines made from nothing never hold back a
+# machine that only has to start (a claim, a restart). Shutting down and removing give room: they are not bounded.
+_LANES = (frozenset({EffectKind.CREATE, EffectKind.PROVISION}), frozenset({EffectKind.START, EffectKind.AWAIT}))
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Work:
 
 
 class Workers:
-    """Thread-safe. `parallel` bounds the heavy effects per host; the reserve leaves one place free for claims."""
+    """Thread-safe. `parallel` bounds each lane per host; in both the reserve leaves a place for the set."""
 
     def __init__(self, parallel: int, hosts: int) -> None:
         self._parallel = parallel
@@ -79,13 +80,13 @@ class Workers:
             done()
 
     def _has_place(self, effect: Effect) -> bool:
-        if effect.kind not in _HEAVY:
+        lane = next((kinds for kinds in _LANES if effect.kind in kinds), None)
+        if lane is None:
             return True
-        host = effect.member.host
         heavy = [
             work.effect
             for work in self._works.values()
-            if work.effect.kind in _HEAVY and work.effect.member.host == host
+            if work.effect.kind in lane and work.effect.member.host == effect.member.host
         ]
         if effect.member.role is Role.STANDBY:
             reserve = sum(one.member.role is Role.STANDBY for one in heavy)

@@ -20,19 +20,19 @@ class HaproxyProcess:
 
 
 def check_options(check: HealthCheck) -> str:
-    """The health check part of a server line, shared by the file and the runtime API.
+    """The health check of a server, shared by the file and the runtime API (which knows no `default-server`).
 
     While a server is failing or coming up it is asked five times as often, so that an answer counts at once.
     """
     interval = max(int(check.interval * 1000), 10)
-    return f"inter {interval} fastinter {max(interval // 5, 10)} downinter {max(interval // 5, 10)} " + (
-        f"fall {check.failures} rise 1"
+    return f"check inter {interval} fastinter {max(interval // 5, 10)} downinter {max(interval // 5, 10)} " + (
+        f"fall {check.failures} rise 1 observe layer4 error-limit 1 on-error mark-down"
     )
 
 
 def state_options(state: Rotation) -> str:
     """How a server line says its administrative state, so that a restart forgets none."""
-    return {Rotation.READY: "", Rotation.DRAIN: "weight 0", Rotation.MAINT: "disabled"}[state]
+    return {Rotation.READY: "", Rotation.DRAIN: " weight 0", Rotation.MAINT: " disabled"}[state]
 
 
 def render_haproxy(template: str, config: BalancerConfig, process: HaproxyProcess) -> str:

@@ -86,7 +86,8 @@ def _network(network: GuestNetwork) -> dict[str, Any]:
         "addresses": [network.address],
     }
     if network.gateway:
-        card["routes"] = [{"to": "default", "via": network.gateway}]
+        # Not `default`: cloud-init 22.4 of Debian 12 does not know the word.
+        card["routes"] = [{"to": "0.0.0.0/0", "via": network.gateway}]
     if network.nameservers:
         card["nameservers"] = {"addresses": list(network.nameservers)}
     return {"version": 2, "ethernets": {"primary": card}}

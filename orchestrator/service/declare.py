@@ -9,8 +9,9 @@ from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
-from orchestrator.models.steps import Plan, Settle
+from orchestrator.models.steps import ConvergeBalancer, Plan, Settle, Step
 from orchestrator.planner import Desired, Limits, plan
+from orchestrator.render.seed import render_user_data
 from orchestrator.store import Store
 from orchestrator.store.store import Snapshot
 
@@ -42,12 +43,23 @@ def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
 
 def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
     """Declare the set; False if nothing changed. Raises SpecError, NotFound or Conflict before any write."""
+    check_all(store, [spec], around)
     image, model = resolve(store, spec)
-    check(store.snapshot(), spec, image, around)
     changed = store.declare_set(spec, image, model)
     if not changed:
         store.touch_set(spec.name)
     return changed
+
+
+def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> None:
+    """Everything that can be known to be wrong with the wishes of one file, also between them."""
+    known = store.snapshot()
+    for spec in specs:
+        image, model = resolve(store, spec)
+        check(known, spec, image, around)
+        wished = ScaleSet(spec, model, image, 1, 0, False, "")
+        others = tuple(one for one in known.sets if one.name != spec.name)
+        known = Snapshot((*others, wished), known.members)
 
 
 def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surroundings) -> None:
@@ -59,31 +71,40 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
             f"({image.virtual_size // 2**20} MiB)",
             f"set disk to at least {-(-image.virtual_size // 2**20)}MiB, or leave it out",
         )
-    _check_memory(spec, around)
+    render_user_data(spec, f"{spec.name}-00000", "127.0.0.1")
     current = next((one for one in known.sets if one.name == spec.name), None)
+    _check_memory(known, spec, current, around)
     _check_endpoints(known, spec, current, around.why_not_bindable)
 
 
-def _check_memory(spec: ScaleSetSpec, around: Surroundings) -> None:
+def _check_memory(known: Snapshot, spec: ScaleSetSpec, current: ScaleSet | None, around: Surroundings) -> None:
+    """Growth must fit. Shrinking is never refused, whatever the hosts say."""
     answering = [host for host in around.hosts if host.answers]
-    if not answering:
+    if not answering or (current is not None and _needed_memory(spec) <= _needed_memory(current.spec)):
         return
-    largest = max(int(host.memory_total * around.memory_ratio) for host in answering)
-    total = sum(int(host.memory_total * around.memory_ratio) for host in answering)
-    if spec.machine.memory > largest:
+    rooms = [int(host.memory_total * around.memory_ratio) for host in answering]
+    if spec.machine.memory > max(rooms):
         raise SpecError(
             f"set {spec.name!r}: machine.memory {spec.machine.memory // 2**20} MiB is more than any host has "
-            f"({largest // 2**20} MiB)",
+            f"({max(rooms) // 2**20} MiB)",
             "ask for less, or add a host to config.toml",
         )
-    pool = max(spec.standby.min_ready, spec.standby.max_ready - spec.instances) if spec.standby else 0
-    needed = (spec.instances + pool) * spec.machine.memory
-    if needed > total:
+    others = sum(_needed_memory(one.spec) for one in known.sets if one.name != spec.name)
+    needed = _needed_memory(spec)
+    if needed + others > sum(rooms):
         raise SpecError(
-            f"set {spec.name!r}: {spec.instances} instances and {pool} in reserve need {needed // 2**20} MiB of "
-            f"memory, the hosts have {total // 2**20} MiB",
+            f"set {spec.name!r}: {spec.instances} instances and {_pool_size(spec)} in reserve need "
+            f"{needed // 2**20} MiB of memory, the hosts have {max(sum(rooms) - others, 0) // 2**20} MiB left",
             "ask for fewer or smaller machines, add a host, or raise limits.memory_ratio in config.toml",
         )
+
+
+def _needed_memory(spec: ScaleSetSpec) -> int:
+    return (spec.instances + _pool_size(spec)) * spec.machine.memory
+
+
+def _pool_size(spec: ScaleSetSpec) -> int:
+    return max(spec.standby.min_ready, spec.standby.max_ready - spec.instances) if spec.standby else 0
 
 
 def _check_endpoints(
@@ -126,7 +147,16 @@ def preview(
     others = [one for one in known.sets if one.name != spec.name]
     first = plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
     # That a wish is met is a record of ours, nothing that would be done to the world.
-    return replace(first, steps=tuple(step for step in first.steps if not isinstance(step, Settle)))
+    steps = [step for step in first.steps if not isinstance(step, Settle) and _concerns(step, spec.name)]
+    return replace(first, steps=tuple(steps))
+
+
+def _concerns(step: Step, name: str) -> bool:
+    """Whether the step is about that set; the load balancer is everybody's."""
+    if isinstance(step, ConvergeBalancer):
+        return any(front.name.partition(".")[0] == name for front in step.config.frontends)
+    member = getattr(step, "member", None)
+    return getattr(step, "set_name", None) == name or (member is not None and member.set_name == name)
 
 
 def get_set(store: Store, name: str) -> ScaleSet:

@@ -40,6 +40,13 @@ class Lease:
             connection.execute(update(leases).where(leases.c.name == self._name).values(**values))
             return True
 
+    def renew(self) -> bool:
+        """Prolong it; False if it is not ours any more."""
+        mine = (leases.c.name == self._name) & (leases.c.holder == self._holder)
+        with self._store.database.write() as connection:
+            done = connection.execute(update(leases).where(mine).values(expires_at=self._store.now() + LEASE_TTL))
+        return bool(done.rowcount)
+
     def release(self) -> None:
         """Give it back if it is still ours."""
         mine = (leases.c.name == self._name) & (leases.c.holder == self._holder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
@@ -17,8 +17,9 @@ from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import Admit, Advance, Claim, EffectKind, ForgetSet, RecordStep, Retire, Settle
 from orchestrator.store.store import Store
-from orchestrator.store.tables import events, images, members, sets
+from orchestrator.store.tables import events, facts, images, members, sets
 
+KEPT_EVENTS = 20_000
 _HEALTHY = frozenset({Phase.IN_SERVICE, Phase.STANDBY})
 
 
@@ -48,6 +49,8 @@ class Recorder:
                 case Settle():
                     return self._settle(connection, step)
                 case ForgetSet():
+                    model = select(sets.c.model).where(sets.c.name == step.set_name).scalar_subquery()
+                    connection.execute(delete(facts).where(facts.c.key == "setup_seconds:" + model))
                     connection.execute(delete(sets).where(sets.c.name == step.set_name))
                     self._note(connection, step.set_name, "", "set_deleted", step.reason)
                     return True
@@ -62,9 +65,10 @@ class Recorder:
                     self._note(connection, member.set_name, member.name, "deleted", f"{member.name} is gone")
                 return bool(done.rowcount)
             values: dict[str, Any] = {}
+            if kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
+                values["request"] = None
             if following is not member.phase:
-                values = {"phase": following.value, "phase_since": self._store.now()}
-                values |= {"request": None} if member.request is Request.RESTART else {}
+                values |= {"phase": following.value, "phase_since": self._store.now()}
                 values |= {"failures": 0} if following in _HEALTHY else {}
             if not values:
                 return True
@@ -77,10 +81,12 @@ class Recorder:
             return self._change(connection, member, reason, "failed", values)
 
     def complained(self, member: Member, reason: str) -> None:
-        """Record a failure that leaves the phase as it is."""
+        """Record a failure that leaves the phase as it is; the same one twice is one event."""
         with self._store.database.write() as connection:
-            connection.execute(update(members).where(_as_planned(member)).values(reason=reason))
-            self._note(connection, member.set_name, member.name, "trouble", reason)
+            new = _as_planned(member) & (members.c.reason != reason)
+            done = connection.execute(update(members).where(new).values(reason=reason))
+            if done.rowcount:
+                self._note(connection, member.set_name, member.name, "trouble", reason)
 
     def _admit(self, connection: Connection, step: Admit) -> bool:
         row = connection.execute(select(sets).where(sets.c.name == step.set_name)).first()
@@ -154,6 +160,8 @@ class Recorder:
         )
         if done.rowcount:
             self._note(connection, step.set_name, "", "stuck" if step.stuck else "converged", step.reason)
+            newest = select(func.max(events.c.id)).scalar_subquery()
+            connection.execute(delete(events).where(events.c.id <= newest - KEPT_EVENTS))
         return bool(done.rowcount)
 
     def _change(

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from orchestrator.errors import Conflict, NotFound
 from orchestrator.models.events import Event
-from orchestrator.models.members import Image, Member, Request, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.store.database import Database
 from orchestrator.store.rows import read_event, read_image, read_member, read_set
@@ -140,6 +140,7 @@ class Store:
             connection.execute(
                 update(sets).where(sets.c.name == spec.name).values(generation=sets.c.generation + 1, **values)
             )
+            self._due_at_once(connection, spec.name)
             self._note(connection, spec.name, "", "settings_changed", f"the declaration of {spec.name} changed")
             return True
 
@@ -170,11 +171,12 @@ class Store:
         """A wish to look again: failed members are due at once."""
         with self.database.write() as connection:
             connection.execute(update(sets).where(sets.c.name == name).values(generation=sets.c.generation + 1))
-            connection.execute(
-                update(members)
-                .where((members.c.set_name == name) & (members.c.phase == "failed"))
-                .values(phase_since=0.0)
-            )
+            self._due_at_once(connection, name)
+
+    def _due_at_once(self, connection: Connection, set_name: str) -> None:
+        """Failed members need not sit out their pause: the operator has spoken."""
+        failed = (members.c.set_name == set_name) & (members.c.phase == Phase.FAILED.value)
+        connection.execute(update(members).where(failed).values(phase_since=0.0))
 
     # ---- events and facts --------------------------------------------------------------------------------
 

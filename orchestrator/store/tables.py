@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 SCHEMA_VERSION = 1
 
@@ -21,8 +21,8 @@ images = Table(
     Column("name", String(64), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("digest", String(64), nullable=False),
-    Column("size", Integer, nullable=False),
-    Column("virtual_size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("virtual_size", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("source", Text, nullable=False),
 )

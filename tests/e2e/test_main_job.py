@@ -175,7 +175,10 @@ def test_no_two_machines_share_an_identity(web: Installation) -> None:
     assert len({row["address"] for row in web.status()["members"]}) == len(web.status()["members"])
 
 
-_IDENTITY = "cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; cat /etc/dropbear/*host_key | sha256sum | cut -c1-64"
+_IDENTITY = (
+    "cat /etc/machine-id; hostname; cat /sys/class/net/eth0/address; "
+    "cat /etc/dropbear/*host_key | sha256sum | cut -c1-64"
+)
 
 
 def test_nothing_secret_is_readable_by_others(web: Installation) -> None:

@@ -96,7 +96,7 @@ def test_the_first_card_has_its_fixed_address_and_asks_nobody() -> None:
                 "match": {"macaddress": NETWORK.mac},
                 "dhcp4": False,
                 "addresses": ["192.168.122.50/24"],
-                "routes": [{"to": "default", "via": "192.168.122.1"}],
+                "routes": [{"to": "0.0.0.0/0", "via": "192.168.122.1"}],
                 "nameservers": {"addresses": ["192.168.122.1"]},
             }
         },

@@ -33,6 +33,7 @@ class Installation:
         self.uri = uri
         self.enter = list(enter)
         self.endpoint = f"{net}.1"
+        self.python = sys.executable
 
     def configure(self, network: str = "", limits: str = 'retry_pause = "1s"\n', hosts: str = "") -> None:
         """Write config.toml; `limits`, `network` and `hosts` are TOML."""
@@ -44,7 +45,7 @@ class Installation:
     # ---- commands ----------------------------------------------------------------------------------------
 
     def command(self, *arguments: str) -> list[str]:
-        return [*self.enter, sys.executable, "-m", "orchestrator", "--state-dir", str(self.root), *arguments]
+        return [*self.enter, self.python, "-m", "orchestrator", "--state-dir", str(self.root), *arguments]
 
     def run(self, *arguments: str, expect: int = 0, seconds: float = COMMAND_SECONDS) -> str:
         """Output of `understudy ARGUMENTS`. Raises Failed if its exit status is not `expect`."""

@@ -88,7 +88,7 @@ class Site:
             lease=Lease(self.store, holder=holder),
             clock=self.clock,
         )
-        return Controller(parts, self.limits, PREFIX, self.parallel)
+        return Controller(parts, self.limits, PREFIX, self.parallel, addressing.capacity())
 
     def crash(self) -> None:
         """The controller's process ends; the next turn is another one's, which remembers nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.apply.addressing import network_addressing, user_addressing
@@ -43,6 +45,23 @@ def test_user_mode_needs_loopback_addresses(range_: str) -> None:
 def test_reserved_addresses_of_a_network_are_not_given_out() -> None:
     addresses = first(network_addressing("default", LAN, "").candidates(), 6)
     assert addresses == [f"192.168.122.{number}" for number in (2, 3, 4, 6, 7, 8)]
+
+
+def test_addresses_that_dhcp_leases_to_anybody_are_given_out_last() -> None:
+    lan = replace(LAN, cidr="192.168.122.0/29", dynamic=(("192.168.122.2", "192.168.122.4"),))
+    addresses = first(network_addressing("default", lan, "").candidates(), 9)
+    assert addresses == [f"192.168.122.{number}" for number in (6, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("range_", ["127.77.0.0/16", "127.77.0.0/24", "127.77.0.0/29", "127.77.0.0/30"])
+def test_the_capacity_of_a_range_is_the_number_of_its_addresses(range_: str) -> None:
+    addressing = user_addressing(range_, False)
+    assert addressing.capacity() == len(list(addressing.candidates()))
+
+
+def test_the_capacity_of_a_network_leaves_out_what_is_reserved() -> None:
+    addressing = network_addressing("default", LAN, "192.168.122.0/28")
+    assert addressing.capacity() == len(list(addressing.candidates())) == 14 - 1 - 1
 
 
 def test_a_range_within_the_network_can_be_chosen() -> None:

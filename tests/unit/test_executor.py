@@ -12,7 +12,7 @@ import pytest
 from orchestrator.apply.addressing import user_addressing
 from orchestrator.apply.executor import Executor, Installation, World
 from orchestrator.config.uploads import pack_uploads
-from orchestrator.errors import GuestError, HostError, Interrupted, NeverReady, SpecError
+from orchestrator.errors import ConnectionLost, GuestError, HostError, Interrupted, NeverReady, SpecError
 from orchestrator.models.members import Member, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Effect, EffectKind
@@ -52,10 +52,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_bench(folder: Path, **fields: Any) -> Bench:
+def make_bench(folder: Path, kind: type[ScriptedGuest] = ScriptedGuest, **fields: Any) -> Bench:
     _, digest = image_file(folder)
     clock, host = FakeClock(), FakeHypervisor()
-    guest = ScriptedGuest(clock, host)
+    guest = kind(clock, host)
     spec = pack_uploads(make_spec(**fields), folder)
     wanted = make_set(spec, image=make_image(digest=digest))
     installation = Installation(
@@ -151,6 +151,42 @@ def test_a_step_that_fails_ends_the_setup_and_closes_the_session(folder: Path) -
     (shell,) = bench.guest.shells
     assert shell.commands == ["one"]
     assert shell.is_closed
+
+
+class GuestThatRestartsDuringItsSetup(ScriptedGuest):
+    """The first two sessions are lost while setup runs."""
+
+    restarts = 2
+
+    def finish_setup(self, member: str) -> None:
+        if self.restarts:
+            self.restarts -= 1
+            raise ConnectionLost(f"the connection to {member} broke")
+
+
+def test_a_guest_that_restarts_during_its_setup_is_asked_again(folder: Path) -> None:
+    bench = make_bench(folder, GuestThatRestartsDuringItsSetup, setup={"steps": [{"run": "one"}]})
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert len(bench.guest.shells) == 3
+    assert all(shell.is_closed for shell in bench.guest.shells)
+    assert bench.guest.commands("web-00001") == ["one"]
+
+
+def test_a_session_that_is_lost_under_a_step_is_a_failure(folder: Path) -> None:
+    """A step may have done half of its work: it is not run twice on one machine."""
+    bench = make_bench(folder, GuestThatHangsUp, setup={"steps": [{"run": "one"}]})
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(ConnectionLost):
+        bench.perform(EffectKind.PROVISION)
+    assert bench.guest.commands("web-00001") == ["one"]
+
+
+class GuestThatHangsUp(ScriptedGuest):
+    """Loses the session under every command."""
+
+    def execute(self, member: str, command: str) -> None:
+        raise ConnectionLost(f"the connection to {member} broke during {command!r}")
 
 
 def test_readiness_is_asked_after_the_steps(folder: Path) -> None:

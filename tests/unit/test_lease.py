@@ -66,6 +66,25 @@ def test_renewing_keeps_it(storage: Storage) -> None:
     assert not Lease(storage.store).take()
 
 
+def test_a_turn_that_takes_long_keeps_it_by_renewing(storage: Storage) -> None:
+    first = Lease(storage.store, holder=ELSEWHERE)
+    first.take()
+    storage.clock.advance(LEASE_TTL * 0.9)
+    assert first.renew()
+    storage.clock.advance(LEASE_TTL * 0.9)
+    assert not Lease(storage.store).take()
+
+
+def test_what_was_lost_cannot_be_renewed(storage: Storage) -> None:
+    first = Lease(storage.store, holder=ELSEWHERE)
+    assert not first.renew()
+    first.take()
+    storage.clock.advance(LEASE_TTL + 1)
+    assert Lease(storage.store, holder="one-host:1:1").take()
+    assert not first.renew()
+    assert not first.take()
+
+
 def test_a_holder_that_lost_it_does_not_get_it_back_by_renewing(storage: Storage) -> None:
     first, second = Lease(storage.store, holder=ELSEWHERE), Lease(storage.store, holder="one-host:1:1")
     first.take()

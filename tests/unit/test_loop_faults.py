@@ -192,11 +192,20 @@ def test_applying_again_tries_a_failed_machine_at_once(tmp_path: Path) -> None:
 
 def test_one_failing_machine_does_not_hold_up_the_others(tmp_path: Path) -> None:
     with open_site(tmp_path, make_guest=GuestWithFailingSetup) as site:
-        site.apply(instances=3, standby={"state": "stopped", "max_ready": 4})
+        site.apply(instances=3)
         site.settle_stuck()
         phases = sorted(one.phase for one in site.instances())
         assert phases == [Phase.FAILED, Phase.IN_SERVICE, Phase.IN_SERVICE]
+
+
+def test_a_ready_pool_member_takes_the_place_of_an_instance_that_failed(tmp_path: Path) -> None:
+    with open_site(tmp_path, make_guest=GuestWithFailingSetup) as site:
+        site.apply(instances=3, standby={"state": "stopped", "max_ready": 4})
+        site.settle()
+        assert [one.phase for one in site.instances()] == [Phase.IN_SERVICE] * 3
         assert [one.phase for one in site.pool()] == [Phase.STANDBY]
+        assert "in place of web-00001, which failed" in site.events("claim_served")[0]
+        assert site.host.machines.keys() == {domain(name) for name in site.names()}
 
 
 def test_a_failed_machine_can_be_removed_without_waiting(tmp_path: Path) -> None:
@@ -321,17 +330,44 @@ def test_a_full_disk_fails_the_creation_and_leaves_nothing_behind(site: Site) ->
 
 
 def test_a_set_that_does_not_fit_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    memory = 3 * 128 * 2**20
-    with open_site(tmp_path, memory=memory) as site:
+    # Three would fit into both hosts together, but one of them is cut in two.
+    with open_site(tmp_path, hosts=("one", "two"), memory=192 * 2**20) as site:
         site.apply(instances=2)
         site.settle()
-        site.apply(make_spec(name="api", instances=2, endpoints=[]))
-        assert "no host has 128 MiB of memory to give" in site.settle_stuck("api")
-        assert len(site.members(name="api")) == 1
+        site.apply(make_spec(name="api", instances=1, endpoints=[]))
+        stuck = site.settle_stuck("api")
+        assert stuck == "no host has 128 MiB of memory to give (largest room: 64 MiB)"
+        assert site.members(name="api") == []
         site.scale(1)
         site.settle()
         site.settle("api")
-        assert len(site.members(name="api")) == 2
+        assert len(site.members(name="api")) == 1
+
+
+def test_a_full_address_range_is_the_reason_and_stops_nothing_else(tmp_path: Path) -> None:
+    with open_site(tmp_path, addresses="127.77.0.0/29") as site:  # five addresses
+        site.apply(instances=2)
+        site.settle()
+        site.apply(make_spec(name="api", instances=9, endpoints=[]))
+        assert "network.range" in site.settle_stuck("api")
+        assert len(site.members(name="api")) == 3
+        name = site.instances()[0].name
+        site.host.kill(domain(name))
+        site.turn_until(lambda: site.phase(name) is not Phase.IN_SERVICE)
+        site.turn_until(lambda: site.phase(name) is Phase.IN_SERVICE)
+        site.scale(1)
+        site.settle()
+        site.turn_until(lambda: len(site.members(name="api")) == 4)
+
+
+def test_a_pool_machine_that_had_to_be_forced_off_is_not_kept_as_it_is(site: Site) -> None:
+    """Its disk may be half written."""
+    site.apply(instances=0, standby={"state": "stopped", "max_ready": 1})
+    site.turn_until(lambda: bool(site.host.machines))
+    name = site.only().name
+    site.host.deafen(domain(name))
+    assert "did not shut down by itself" in site.settle_stuck()
+    assert (site.only().phase, site.host.machines) == (Phase.FAILED, {})
 
 
 def test_an_image_file_that_was_changed_is_not_used(site: Site) -> None:

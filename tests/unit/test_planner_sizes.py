@@ -235,14 +235,14 @@ def test_the_reserve_is_filled_once_the_set_is_complete() -> None:
     assert [step.reason for step in refills] == ["filling the standby pool of web to 3"] * 3
 
 
-@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.PROVISIONING, Phase.READY, Phase.STARTING])
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.PROVISIONING, Phase.STARTING])
 def test_the_reserve_waits_for_instances_on_their_way(phase: Phase) -> None:
     wanted = make_set(make_spec(instances=1, standby=pool_of()))
     assert not admitted(steps_for(wanted, make_members(wanted, 1, phase=phase)), Role.STANDBY)
 
 
-@pytest.mark.parametrize("phase", [Phase.IN_SERVICE, Phase.DRAINING, Phase.FAILED])
-def test_the_reserve_does_not_wait_for_instances_that_serve_or_have_failed(phase: Phase) -> None:
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.IN_SERVICE, Phase.DRAINING, Phase.FAILED])
+def test_the_reserve_does_not_wait_for_instances_that_are_made_or_have_failed(phase: Phase) -> None:
     wanted = make_set(make_spec(instances=1, standby=pool_of()))
     members = make_members(wanted, 1, phase=phase, failures=1, phase_since=NOW)
     assert len(admitted(steps_for(wanted, members), Role.STANDBY)) == 3
@@ -391,7 +391,7 @@ def test_a_set_without_a_host_that_answers_says_so() -> None:
 
 
 def test_room_is_never_told_as_less_than_nothing() -> None:
-    ledger = Placement({"local": see_host(memory_total=0)}, 1.0, {"local": 5 * GIB})
+    ledger = Placement({"local": see_host(memory_total=0)}, 1.0, committed={"local": 5 * GIB})
     assert ledger.why_full(GIB) == "no host has 1024 MiB of memory to give (largest room: 0 MiB)"
 
 

@@ -312,7 +312,7 @@ def test_a_user_data_file_is_utf_8(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys"])
 def test_user_data_may_not_take_the_keys_that_reach_the_guest(tmp_path: Path, key: str) -> None:
     inline = complaint(tmp_path, HEAD + f"setup:\n  user_data:\n    {key}: true\n")
-    assert f"'user_data' may not set {key!r}" in inline
+    assert f"user data may not set {key!r}" in inline
     from_file = complaint(tmp_path, with_user_data(tmp_path, "cc.yaml", f"#cloud-config\n{key}: true\n"))
     assert from_file == f"web.yaml:5: user data may not set {key!r}: Understudy needs it to reach the guest"
 

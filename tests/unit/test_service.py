@@ -110,6 +110,37 @@ def test_a_port_of_the_set_itself_is_no_conflict(storage: Storage) -> None:
     assert declare.apply(storage.store, make_spec(instances=5), taken)
 
 
+def test_growth_must_fit_beside_the_other_sets(storage: Storage) -> None:
+    roomy = around(see_host(memory_total=4 * GIB))
+    declare.apply(storage.store, make_spec(instances=3, machine={"memory": "1GiB"}), roomy)
+    api = make_spec(name="api", instances=2, endpoints=[], machine={"memory": "1GiB"})
+    with pytest.raises(SpecError, match="need 2048 MiB of memory, the hosts have 1024 MiB left"):
+        declare.apply(storage.store, api, roomy)
+
+
+def test_shrinking_is_never_refused(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(instances=8, machine={"memory": "1GiB"}), around())
+    tiny = around(see_host(memory_total=GIB))
+    declare.scale(storage.store, "web", 5, tiny)
+    assert declare.get_set(storage.store, "web").spec.instances == 5
+    with pytest.raises(SpecError):
+        declare.scale(storage.store, "web", 6, tiny)
+
+
+def test_a_user_data_template_that_cannot_work_is_refused(storage: Storage) -> None:
+    spec = make_spec(setup={"user_data": "#!/bin/sh\necho {{ instance.nmae }}\n"})
+    with pytest.raises(SpecError, match="user_data is not a usable Jinja2 template"):
+        declare.apply(storage.store, spec, around())
+    assert unchanged(storage)
+
+
+def test_wishes_of_one_file_are_checked_against_each_other_before_any_is_declared(storage: Storage) -> None:
+    specs = [make_spec(name="web"), make_spec(name="api")]
+    with pytest.raises(Conflict, match=r"'api'.* wants 127\.0\.0\.1:8080, which belongs to set 'web'"):
+        declare.check_all(storage.store, specs, around())
+    assert unchanged(storage)
+
+
 # ---- preview -------------------------------------------------------------------------------------------------
 
 

@@ -242,6 +242,14 @@ def test_user_data_may_not_lock_the_product_out_of_its_guest(key: str) -> None:
     assert f"may not set {key!r}" in complaint(setup={"user_data": {key: True}})
 
 
+@pytest.mark.parametrize(
+    "text", ["#cloud-config\nssh_keys: {}\n", '#cloud-config\n"ssh_keys": {}\n', "#cloud-config\nssh_keys : {}\n"]
+)
+def test_user_data_as_text_may_not_lock_the_product_out_either(text: str) -> None:
+    assert "may not set 'ssh_keys'" in complaint(setup={"user_data": text})
+    make_spec(setup={"user_data": "#cloud-config\nruncmd:\n- echo\n  ssh_keys: here\n"})
+
+
 def test_user_data_is_given_once() -> None:
     assert "not both" in complaint(setup={"user_data": {}, "user_data_file": "web.yaml"})
 
@@ -261,6 +269,13 @@ def test_a_machine_without_answer_file_cannot_be_asked_by_command() -> None:
 def test_a_spec_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         make_spec().instances = 3
+
+
+def test_a_port_and_the_one_it_would_be_forwarded_from_cannot_both_be_used() -> None:
+    """In user mode 80 is reached at 20080."""
+    ends = [{"name": f"e{port}", "listen": 8000 + port, "port": port} for port in (80, 20080)]
+    assert "guest ports 20080 and 80 cannot both be used" in complaint(endpoints=ends)
+    assert "guest ports 20022 and 22 cannot both be used" in complaint(readiness=[{"tcp": {"port": 20022}}])
 
 
 # ---- ports ---------------------------------------------------------------------------------------------------

@@ -129,6 +129,13 @@ def test_a_wish_to_look_again_makes_failed_members_due_and_no_others(storage: St
     assert found.generation == 2
 
 
+def test_another_wish_makes_failed_members_due_too(storage: Storage) -> None:
+    storage.declare()
+    failed = storage.put(storage.admit(), Phase.FAILED)
+    storage.declare(instances=5)
+    assert storage.member(failed.name).phase_since == 0.0
+
+
 # ---- members and requests ------------------------------------------------------------------------------------
 
 

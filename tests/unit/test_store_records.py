@@ -16,7 +16,8 @@ from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import Advance, Claim, Effect, EffectKind, ForgetSet, Retire, Settle
-from orchestrator.store.tables import members
+from orchestrator.store.records import KEPT_EVENTS
+from orchestrator.store.tables import events, members
 from tests.builders import NOW, make_member, make_spec, see_host, see_world
 from tests.fakes import FakeIdentities
 from tests.unit.examples import some
@@ -114,7 +115,7 @@ def steps_on(member: Member) -> list[Claim | Advance | Retire]:
 def test_a_step_planned_on_another_record_is_dropped(storage: Storage, fields: dict[str, Any]) -> None:
     storage.declare()
     member = storage.admit()
-    events = storage.kinds()
+    noted = storage.kinds()
     for step in steps_on(replace(member, **fields)):
         assert not storage.recorder.perform(step)
     stale = replace(member, **fields)
@@ -122,7 +123,7 @@ def test_a_step_planned_on_another_record_is_dropped(storage: Storage, fields: d
         assert not storage.recorder.succeeded(stale, EffectKind.CREATE, "made")
     assert not storage.recorder.failed(stale, "it broke")
     assert storage.member(member.name) == member
-    assert storage.kinds() == events
+    assert storage.kinds() == noted
 
 
 def test_a_request_that_came_meanwhile_drops_the_result_of_the_work(storage: Storage) -> None:
@@ -211,6 +212,15 @@ def test_a_restart_is_answered_by_the_shutdown(storage: Storage) -> None:
     assert (now.phase, now.request) == (Phase.STARTING, None)
 
 
+def test_a_restart_of_a_machine_that_is_being_started_is_answered_too(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING, Phase.STARTING)
+    storage.store.request(member, Request.RESTART)
+    assert storage.recorder.succeeded(storage.member(member.name), EffectKind.SHUT_DOWN, "restarting")
+    now = storage.member(member.name)
+    assert (now.phase, now.request) == (Phase.STARTING, None)
+
+
 def test_retiring_is_a_request_to_go_with_its_reason(storage: Storage) -> None:
     storage.declare()
     member = storage.admit()
@@ -244,6 +254,35 @@ def test_trouble_is_noted_and_leaves_the_phase(storage: Storage) -> None:
     assert (now.phase, now.failures, now.phase_since) == (Phase.PARKING, 0, member.phase_since)
     assert now.reason == "the host does not answer"
     assert storage.kinds()[-1] == "trouble"
+
+
+def test_the_same_trouble_again_is_no_news(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    for reason in ("busy", "busy", "busy", "still busy"):
+        storage.recorder.complained(member, reason)
+    assert storage.kinds().count("trouble") == 2
+    assert storage.member(member.name).reason == "still busy"
+
+
+def test_trouble_of_a_record_that_moved_on_is_dropped(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    moved = storage.put(member, Phase.PROVISIONING)
+    storage.recorder.complained(member, "busy")
+    assert storage.member(member.name) == moved
+    assert "trouble" not in storage.kinds()
+
+
+def test_only_the_newest_events_are_kept(storage: Storage) -> None:
+    storage.declare()
+    with storage.store.database.write() as connection:
+        rows = [{"at": NOW, "set_name": "web", "member": "", "kind": "old", "reason": "r"}] * KEPT_EVENTS
+        connection.execute(insert(events), rows)
+    assert storage.recorder.perform(Settle("web", 1, "", "as declared"))
+    kept = storage.store.list_events(None, limit=KEPT_EVENTS * 2)
+    assert len(kept) == KEPT_EVENTS
+    assert kept[-1].kind == "converged"
 
 
 def settled(storage: Storage) -> tuple[int, str]:

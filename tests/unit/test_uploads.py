@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config.uploads import pack_uploads, upload_archive
+from orchestrator.config.uploads import pack_uploads, prune_uploads, upload_archive
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec
 from tests.builders import make_spec
@@ -99,6 +99,16 @@ def test_what_is_packed_is_not_packed_again(site: Path, store: Path) -> None:
     once = pack_uploads(spec_for(site, "/srv"), store)
     (site / "index.html").unlink()
     assert pack_uploads(once, store) == once
+
+
+def test_archives_that_no_set_needs_are_removed(site: Path, store: Path) -> None:
+    kept = pack_uploads(spec_for(site, "/srv"), store)
+    dropped = digest(site / "index.html", store)
+    prune_uploads([make_spec(), kept], store)
+    upload = kept.setup.steps[1].upload
+    assert upload is not None
+    assert [archive.name for archive in store.iterdir()] == [f"{upload.digest}.tar"]
+    assert upload.digest != dropped
 
 
 def test_a_file_that_went_away_is_named(tmp_path: Path, store: Path) -> None:

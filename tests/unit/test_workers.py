@@ -95,11 +95,19 @@ def test_work_that_gives_room_is_never_held_back(gate: Gate, kind: EffectKind) -
     workers.stop()
 
 
-def test_the_reserve_leaves_a_place_for_a_claim(gate: Gate) -> None:
+def test_the_reserve_leaves_a_place_for_the_set(gate: Gate) -> None:
     workers = Workers(parallel=2, hosts=1)
     reserve = [effect(number, role=Role.STANDBY) for number in (1, 2)]
-    claim = effect(3, EffectKind.START)
-    assert start(workers, gate, *reserve, claim) == [True, False, True]
+    assert start(workers, gate, *reserve, effect(3)) == [True, False, True]
+    gate.opened.set()
+    workers.stop()
+
+
+def test_machines_made_from_nothing_never_hold_back_one_that_only_starts(gate: Gate) -> None:
+    workers = Workers(parallel=2, hosts=1)
+    cold = [effect(1), effect(2, EffectKind.PROVISION), effect(3)]
+    claims = [effect(4, EffectKind.START), effect(5, EffectKind.AWAIT), effect(6, EffectKind.START)]
+    assert start(workers, gate, *cold, *claims) == [True, True, False, True, True, False]
     gate.opened.set()
     workers.stop()
 

@@ -118,14 +118,14 @@ def record_success(world: World, effect: Effect) -> World:
         if not _is_as_planned(world, member):
             return world
         return replace(world, members={name: one for name, one in world.members.items() if name != member.name})
-    if following is member.phase:
-        return world
-    fields: dict[str, object] = {"phase": following}
-    if member.request is Request.RESTART:
+    fields: dict[str, object] = {}
+    if effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
         fields["request"] = None
-    if following in HEALTHY:
+    if following is not member.phase:
+        fields["phase"] = following
+    if following is not member.phase and following in HEALTHY:
         fields["failures"] = 0
-    return _change(world, member, reason=effect.reason, **fields)
+    return _change(world, member, reason=effect.reason, **fields) if fields else world
 
 
 def _admit(world: World, step: Admit) -> World:

@@ -83,10 +83,13 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
 
 
 def requests_of(role: Role, phase: Phase) -> list[Request | None]:
-    """What can be asked of a member: `service.members` refuses the rest."""
+    """What can be asked of a member: `service.members` refuses the rest.
+
+    A restart is asked of what is in service, but the member may have moved on before it is written.
+    """
     if role is Role.STANDBY:
         return [None, None, None, Request.REMOVE]
-    if phase in (Phase.IN_SERVICE, Phase.DRAINING):
+    if phase in (Phase.READY, Phase.STARTING, Phase.IN_SERVICE, Phase.DRAINING):
         return [None, None, *Request]
     return [None, None, None, Request.REIMAGE, Request.REMOVE]
 

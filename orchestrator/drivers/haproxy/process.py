@@ -27,7 +27,7 @@ from orchestrator.render.haproxy import HaproxyProcess, render_haproxy
 
 _DIGEST = re.compile(r"^# understudy-digest: (\w+)$", re.MULTILINE)
 _BIND = re.compile(r"^    bind (\S+)$", re.MULTILINE)
-_SERVER = re.compile(r"^    server (\S+) (\S+) check .*? (disabled|weight 0)?$")
+_SERVER = re.compile(r"^    server (\S+) (\S+)(?: (disabled|weight 0))?$")
 _START_SECONDS = 5.0
 
 

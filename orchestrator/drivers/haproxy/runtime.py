@@ -60,8 +60,7 @@ class RuntimeApi:
 
     def add(self, front: Frontend, server: Server) -> None:
         name = f"{front.name}/{server.member}"
-        options = f"check {check_options(front.check)} observe layer4 error-limit 1 on-error mark-down"
-        self.ask(f"add server {name} {server.address}:{server.port} {options}")
+        self.ask(f"add server {name} {server.address}:{server.port} {check_options(front.check)}")
         self.ask(f"enable health {name}")
         self.set_state(front.name, server.member, server.state)
 

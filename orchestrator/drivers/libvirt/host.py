@@ -178,16 +178,17 @@ class LibvirtHost:
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or not domain.isActive():
                 raise
 
-    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> None:
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
         with translated(f"cannot shut down {domain!r} on {self._connection.uri}"):
             found = self._get_ours(domain)
             end = time.monotonic() + deadline
-            ask_at = 0.0
+            ask_at, clean = 0.0, True
             while found.isActive():
                 now = time.monotonic()
                 if cancelled():
                     raise Interrupted(f"shutting down {domain} is no longer wanted")
                 if now >= end:
+                    clean = False
                     self._force_off(found)
                 elif now >= ask_at:
                     ask_at = now + _ASK_AGAIN
@@ -196,6 +197,7 @@ class LibvirtHost:
                 with self._changed:
                     # A lifecycle event ends the wait; the bound is only there for an event that was lost.
                     self._changed.wait_for(lambda: not found.isActive(), timeout=0.5)
+            return clean
 
     def destroy_machine(self, domain: str) -> None:
         with translated(f"cannot remove {domain!r} on {self._connection.uri}"):

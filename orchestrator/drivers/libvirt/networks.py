@@ -27,9 +27,16 @@ class Networks:
         gateway = ip.get("address", "")
         subnet = ipaddress.IPv4Network(f"{gateway}/{mask}", strict=False)
         reserved = {gateway}
+        dynamic: tuple[tuple[str, str], ...] = ()
         if dhcp is not None:
-            reserved |= {host.get("ip", "") for host in dhcp.findall("host")}
-        return Subnet(str(subnet), gateway, (gateway,), tuple(sorted(reserved)))
+            reserved |= {host.get("ip", "") for host in dhcp.findall("host")} | self._leased(name)
+            dynamic = tuple((part.get("start", ""), part.get("end", "")) for part in dhcp.findall("range"))
+        return Subnet(str(subnet), gateway, (gateway,), tuple(sorted(reserved)), dynamic)
+
+    def _leased(self, name: str) -> set[str]:
+        with translated(f"cannot read the leases of network {name!r}"):
+            leases = self._connection.get().networkLookupByName(name).DHCPLeases()
+        return {str(lease["ipaddr"]) for lease in leases}
 
     def ensure_reservation(self, nic: Nic, member: str) -> None:
         """A DHCP host entry for the card, where the network runs DHCP at all."""

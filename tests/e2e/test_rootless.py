@@ -1,0 +1,82 @@
+"""The main job as an ordinary user: own libvirtd session, own HAProxy, nothing of root's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.installation import BASE, Installation, wait_until
+from tests.support.specs import web_set
+
+pytestmark = pytest.mark.guest
+
+USER = 64999  # belongs to nobody on a Debian system
+
+
+@pytest.fixture
+def home(micro_image: Path) -> Iterator[Path]:
+    """A home directory with a copy of the product that this user may read."""
+    made = BASE / f"understudy-user-{secrets.token_hex(4)}"
+    made.mkdir(mode=0o700)
+    (made / "run").mkdir(mode=0o700)
+    (made / "state").mkdir(mode=0o711)
+    root = Path(__file__).resolve().parents[2]
+    for name in ("orchestrator", "templates", "images"):
+        shutil.copytree(root / name, made / "product" / name)
+    packages = next(path for path in map(Path, sys.path) if path.name == "site-packages")
+    shutil.copytree(packages, made / "packages", ignore=shutil.ignore_patterns("__editable__*", "_*.pth"))
+    shutil.copy(micro_image, made / "micro.qcow2")
+    for path in (made, *made.rglob("*")):
+        os.chown(path, USER, USER, follow_symlinks=False)
+    yield made
+    for process in _processes(USER):
+        os.kill(process, signal.SIGTERM)
+    wait_until(lambda: not _processes(USER), 20, "the user's processes end")
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def site(home: Path) -> Installation:
+    environment = [
+        f"HOME={home}",
+        f"XDG_RUNTIME_DIR={home}/run",
+        f"PYTHONPATH={home}/product:{home}/packages",
+        "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+    ]
+    user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--"]
+    enter = [*user, "env", "-i", "-C", str(home), *environment]
+    net = f"127.{secrets.randbelow(90) + 100}.{secrets.randbelow(250) + 1}"
+    made = Installation(home / "state", net, enter, "qemu:///session")
+    made.configure()
+    os.chown(made.root / "config.toml", USER, USER)
+    return made
+
+
+def test_the_main_job_without_root(site: Installation, home: Path) -> None:
+    python = Path("/usr/bin/python3")
+    site.python = str(python)
+    site.run("image", "add", "micro", str(home / "micro.qcow2"))
+    site.write("web.yaml", web_set(site, instances=1, standby="{state: stopped, max_ready: 2}"))
+    site.run("apply", str(site.root / "web.yaml"))
+    member = site.members("standby")[0]["name"]
+    site.run("scale", "web", "2")
+    rows = site.members("instance")
+    assert member in {row["name"] for row in rows}
+    assert {site.fetch() for _ in range(8)} == {row["name"] for row in rows}
+    site.run("ssh", f"web/{member}", "--", "true")
+    site.run("delete", "web")
+    assert site.domains() == []
+
+
+def _processes(user: int) -> list[int]:
+    done = subprocess.run(["ps", "-o", "pid=,stat=", "-u", str(user)], capture_output=True, text=True, check=False)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return [int(pid) for pid, state in rows if not state.startswith("Z")]
