@@ -17,12 +17,14 @@ _USER_NIC_ADDRESS = "bus=pci.0,addr=0x1e"
 
 @dataclass(frozen=True)
 class MachineFiles:
-    """Paths on the host of the volumes that make up a machine; `seed` may be empty."""
+    """Paths on the host of what makes up a machine. `seed` may be empty; so may `agent`, the guest agent's socket:
+    then libvirt chooses."""
 
     base: str
     overlay: str
     seed: str
     console: str
+    agent: str = ""
 
 
 def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -> str:
@@ -72,6 +74,8 @@ def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> Non
         _seed_disk(devices, files.seed)
     _serial(devices, files.console)
     agent = SubElement(devices, "channel", type="unix")
+    if files.agent:
+        SubElement(agent, "source", mode="bind", path=files.agent)
     SubElement(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
     rng = SubElement(devices, "rng", model="virtio")
     _text(rng, "backend", "/dev/urandom", model="random")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -18,7 +19,8 @@ from tests.support.specs import web_set
 
 pytestmark = pytest.mark.guest
 
-USER = 64999  # belongs to nobody on a Debian system
+# libvirt wants a user the system knows. Debian's `games` has been without work for long.
+USER = pwd.getpwnam("games").pw_uid
 
 
 @pytest.fixture
@@ -61,8 +63,7 @@ def site(home: Path) -> Installation:
 
 
 def test_the_main_job_without_root(site: Installation, home: Path) -> None:
-    python = Path("/usr/bin/python3")
-    site.python = str(python)
+    site.python = "/usr/bin/python3"
     site.run("image", "add", "micro", str(home / "micro.qcow2"))
     site.write("web.yaml", web_set(site, instances=1, standby="{state: stopped, max_ready: 2}"))
     site.run("apply", str(site.root / "web.yaml"))

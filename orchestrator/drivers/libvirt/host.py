@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -165,6 +167,7 @@ class LibvirtHost:
             overlay=volumes.make_overlay(overlay_volume(domain, body), base, blueprint.disk),
             seed=volumes.make_filled(seed_volume(domain, body), seed) if seed is not None else "",
             console=volumes.make_filled(console_volume(domain, body), b""),
+            agent="" if self._is_privileged() else str(_agent_socket(domain)),
         )
 
     def start_machine(self, domain: str) -> None:
@@ -210,6 +213,8 @@ class LibvirtHost:
                 if self._find_domain(domain) is not None:
                     found.undefine()
                 self._networks.remove_reservations(owner.member)
+                if not self._is_privileged():
+                    _agent_socket(domain).unlink(missing_ok=True)
             self.volumes.remove_all_of(domain)
 
     def _force_off(self, domain: Any) -> None:
@@ -290,6 +295,13 @@ def _power(state: int, reason: int) -> Power:
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return Power.CRASHED if reason in _OFF_BY_FAULT else Power.STOPPED
     return Power.RUNNING
+
+
+def _agent_socket(domain: str) -> Path:
+    """The guest agent's socket in a user's own libvirt: the path that libvirt would choose lies below the home
+    directory and easily exceeds the 107 bytes of unix(7)."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or str(Path.home() / ".cache")
+    return Path(base) / "libvirt" / f"us-{hashlib.sha256(domain.encode()).hexdigest()[:10]}.agent"
 
 
 def printable(text: str) -> str:
