@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from orchestrator.errors import Conflict, NotFound
+from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.events import Event
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
@@ -226,9 +228,27 @@ def open_store(url: str, now: Callable[[], float]) -> Store:
     """Open the store at an SQLAlchemy URL, making its tables. Raises StoreError."""
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///"))
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch(mode=0o600)
+        with _first_one_alone(file):
+            return _open(url, now)
+    return _open(url, now)
+
+
+def _open(url: str, now: Callable[[], float]) -> Store:
     database = Database(url)
     database.ensure_schema()
     return Store(database, now)
+
+
+@contextlib.contextmanager
+def _first_one_alone(file: Path) -> Iterator[None]:
+    """SQLite does not wait when two processes turn the same new file to WAL: they take turns here."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            file.touch(mode=0o600)
+            yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot use the store {file}: {error.strerror}", "check its directory's rights"
+        ) from error
