@@ -66,12 +66,12 @@ def test_only_a_removal_ends_the_record() -> None:
 
 
 def test_only_making_and_parking_a_machine_and_waiting_for_it_can_condemn_it() -> None:
-    assert FATAL == {
+    assert {
         (Phase.CREATING, EffectKind.CREATE),
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
         (Phase.PARKING, EffectKind.SHUT_DOWN),
-    }
+    } == FATAL
     assert set(AFTER_SUCCESS) >= FATAL
 
 

@@ -358,9 +358,11 @@ def test_a_plan_never_admits_or_claims_beyond_the_declared_sizes(world: World) -
     for wanted in world.sets.values():
         counted = Counter(one.role for one in world.of(wanted.name) if not one.is_leaving)
         admitted = Counter(step.role for step in _admissions(made.steps, wanted))
-        claimed = sum(isinstance(step, Claim) and step.member.set_name == wanted.name for step in made.steps)
+        mine = [step.member for step in made.steps if isinstance(step, Claim)]
+        claimed = sum(member.set_name == wanted.name for member in mine)
+        retired = _retired(made.steps, wanted)[Role.INSTANCE]
         if admitted[Role.INSTANCE] or claimed:
-            assert counted[Role.INSTANCE] + admitted[Role.INSTANCE] + claimed <= wanted.spec.instances
+            assert counted[Role.INSTANCE] - retired + admitted[Role.INSTANCE] + claimed <= wanted.spec.instances
         assert admitted[Role.STANDBY] <= wanted.standby_target
 
 
@@ -370,13 +372,21 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
     made = world.plan()
     assert not [step for step in made.steps if isinstance(step, Admit)]
     for wanted in world.sets.values():
-        retired = Counter(
-            step.member.role
-            for step in made.steps
-            if isinstance(step, Retire) and step.member.set_name == wanted.name
-        )
+        retired = _retired(made.steps, wanted)
         instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
-        assert retired[Role.INSTANCE] == max(len(instances) - wanted.spec.instances, 0)
+        assert retired[Role.INSTANCE] >= max(len(instances) - wanted.spec.instances, 0)
+        claimed = {step.member.name for step in made.steps if isinstance(step, Claim)}
+        pool = [one for one in world.of(wanted.name, Role.STANDBY) if not one.is_leaving]
+        current = [one for one in pool if one.model == wanted.model and one.name not in claimed]
+        stale = len([one for one in pool if one.model != wanted.model])
+        if not claimed:
+            assert retired[Role.STANDBY] == stale + max(len(current) - wanted.standby_target, 0)
+
+
+def _retired(steps: tuple[Step, ...], wanted: ScaleSet) -> Counter[Role]:
+    return Counter(
+        step.member.role for step in steps if isinstance(step, Retire) and step.member.set_name == wanted.name
+    )
 
 
 def _admissions(steps: tuple[Step, ...], wanted: ScaleSet) -> list[Admit]:

@@ -266,6 +266,23 @@ def test_a_reserve_that_is_too_large_loses_its_least_useful_members_first() -> N
     assert retired(steps_for(wanted, members)) == ["web-00120", "web-00110", "web-00102"]
 
 
+def test_members_of_an_older_model_go_even_if_there_is_no_room_for_new_ones() -> None:
+    wanted = make_set(make_spec(instances=0, standby=pool_of(max_ready=2)))
+    old = spares(wanted, 2, model="0" * 16)
+    steps = steps_for(wanted, old, see_host(*seen(wanted, old), memory_total=256 * MIB))
+    assert retired(steps) == ["web-00101", "web-00102"]
+    assert not admitted(steps, Role.STANDBY)
+
+
+def test_a_ready_member_takes_the_place_of_an_instance_that_failed() -> None:
+    wanted = make_set(make_spec(instances=2, standby=pool_of()))
+    fine, failed = make_member(wanted), make_member(wanted, "00002", phase=Phase.FAILED, phase_since=NOW)
+    steps = steps_for(wanted, [fine, failed, *spares(wanted, 2)])
+    assert (claimed(steps), retired(steps)) == (["web-00101"], ["web-00002"])
+    (claim,) = (step for step in steps if isinstance(step, Claim))
+    assert claim.reason == "claimed web-00101 in place of web-00002, which failed"
+
+
 def test_a_pool_that_was_given_up_is_removed() -> None:
     pooled = make_set(make_spec(instances=0, standby=pool_of()))
     bare = make_set(make_spec(instances=0), model=pooled.model)
@@ -308,9 +325,11 @@ def test_balanced_in_one_zone_takes_the_newest() -> None:
 @pytest.mark.parametrize("policy", ["newest", "oldest", "balanced"])
 def test_what_does_not_serve_goes_before_what_serves(policy: str) -> None:
     serving = aged("a", "b", "b")
-    idle = make_member(suffix="00009", zone="a", phase=Phase.PROVISIONING, created_at=NOW - 999.5)
-    failed = make_member(suffix="00008", zone="a", phase=Phase.FAILED, failures=1, created_at=NOW - 999.5)
+    idle = make_member(suffix="00009", zone="c", phase=Phase.PROVISIONING, created_at=NOW - 999.5)
+    failed = make_member(suffix="00008", zone="c", phase=Phase.FAILED, failures=1, created_at=NOW - 999.5)
     assert shrink(policy, [*serving, idle, failed], 3) == ["web-00008", "web-00009"]
+    # Even where another zone is larger.
+    assert shrink(policy, [*serving, idle], 3) == ["web-00009"]
 
 
 @many
