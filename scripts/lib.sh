@@ -212,10 +212,15 @@ make_venv() {
     key=${key%% *}
     ! grep -qsxF "$extra $key" "$installed" || return 0
     [[ $extra == base ]] || project+="[$extra]"
+    # Here, what an interrupted run leaves is found by the next one.
+    rm -rf "$venv/tmp"
+    mkdir "$venv/tmp"
+    local -x TMPDIR=$venv/tmp
     is_usable_venv || run_logged "making .venv" /usr/bin/python3 -m venv "$venv" || fail "cannot make $venv" "apt-get install python3-venv"
     run_logged "installing Python packages into .venv" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
         --editable "$project" ||
         fail "cannot install the Python packages that pyproject.toml names" "mend what pip says above, then run this again"
+    rm -rf "$venv/tmp"
     # What is in an extra is there without it, too.
     printf '%s\n' "base $key" "$extra $key" > "$installed"
 }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.sightings import HostSighting, MachineSighting, Power
-from orchestrator.models.steps import Admit, Claim, EffectKind, Retire, Settle, Step
+from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, Retire, Settle, Step
 from orchestrator.planner import plan
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.sizing import why_not_claimed
@@ -289,6 +289,26 @@ def test_a_pool_that_was_given_up_is_removed() -> None:
     assert len(retired(steps_for(bare, spares(pooled, 3)))) == 3
 
 
+def test_the_set_is_worked_on_before_its_reserve_and_what_starts_before_what_is_made() -> None:
+    wanted = make_set(make_spec(instances=3, standby=pool_of(state="running", max_ready=6)))
+    off, fresh = {"phase": Phase.STARTING}, {"phase": Phase.CREATING}
+    members = [
+        make_member(wanted, "00001", role=Role.STANDBY, **off),
+        make_member(wanted, "00002", role=Role.STANDBY, **fresh),
+        make_member(wanted, "00003", **fresh),
+        make_member(wanted, "00004", phase=Phase.PROVISIONING),
+        make_member(wanted, "00005", **off),
+    ]
+    powers = {"00001": Power.STOPPED, "00004": Power.RUNNING, "00005": Power.STOPPED}
+    machines = [see_machine(one, powers[one.name[4:]]) for one in members if one.name[4:] in powers]
+    order = [
+        step.member.name[-1]
+        for step in steps_for(wanted, members, see_host(*machines))
+        if isinstance(step, Effect)
+    ]
+    assert order == ["5", "4", "3", "1", "2"]
+
+
 # ---- shrinking -----------------------------------------------------------------------------------------------
 
 
@@ -376,6 +396,13 @@ def test_a_host_is_never_given_more_memory_than_it_has() -> None:
     assert len(admitted(steps, Role.INSTANCE)) == 2
 
 
+def test_a_silent_host_is_given_nothing_however_much_room_it_had() -> None:
+    wanted = make_set(make_spec(instances=2))
+    hosts = [see_host(name="silent", answers=False), see_host(name="small", memory_total=128 * MIB)]
+    places = [step.host for step in admitted(steps_for(wanted, [], *hosts), Role.INSTANCE)]
+    assert places == ["small"]
+
+
 def test_a_memory_ratio_allows_more_than_there_is() -> None:
     wanted = make_set(make_spec(instances=9, machine={"memory": "1GiB"}))
     desired = wish(wanted, memory_ratio=1.5)
@@ -430,6 +457,12 @@ def test_a_set_that_was_stuck_and_is_complete_now_is_recorded_again() -> None:
     (step,) = steps_for(wanted, make_members(wanted, 2))
     assert isinstance(step, Settle)
     assert step.stuck == ""
+
+
+def test_what_a_silent_host_had_is_no_leak() -> None:
+    leak = see_machine(make_member(suffix="leak1"))
+    silent = see_world(see_host(leak, answers=False))
+    assert plan(wish(), silent, {}, NOW).suspects == frozenset()
 
 
 def test_nothing_is_concluded_while_work_is_under_way_or_soon_due() -> None:
