@@ -18,7 +18,7 @@ from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverRe
 from orchestrator.models.spec import Probe
 from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
 
-_CONNECT_SECONDS = 15.0
+_CONNECT_SECONDS = 60.0  # an emulated guest that boots takes its time over a key exchange
 _PAUSE = 0.1
 _LOGIN_PAUSE = 0.5
 _MAX_OUTPUT = 64 * 1024

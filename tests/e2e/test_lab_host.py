@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.skipif(shutil.which("vagrant") is None, reason="Debian's vagrant is not installable here")
 def test_the_lab_host_is_described_validly(tmp_path: Path) -> None:
-    environment = {**os.environ, "VAGRANT_HOME": str(tmp_path), "VAGRANT_CHECKPOINT_DISABLE": "1"}
+    own = {"VAGRANT_HOME": str(tmp_path), "VAGRANT_DOTFILE_PATH": str(tmp_path / "dot")}
+    environment = {**os.environ, **own, "VAGRANT_CHECKPOINT_DISABLE": "1"}
     done = subprocess.run(
         ["vagrant", "validate", "--ignore-provider"],
         cwd=ROOT,

@@ -185,6 +185,20 @@ class Site:
         return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def running(controller: Controller) -> Iterator[threading.Event]:
+    """The controller turns by itself; the event says that it has looked. Stopped at the end, whatever happens."""
+    looked = threading.Event()
+    thread = threading.Thread(target=controller.run, args=(looked.set,))
+    thread.start()
+    try:
+        yield looked
+    finally:
+        controller.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
 def close(controller: Controller) -> None:
     """As a signal would: work is cancelled and waited for, the lease given back."""
     controller.stop()

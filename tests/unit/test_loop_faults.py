@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from tests.fakes import (
     ScriptedGuest,
     all_domains,
 )
-from tests.unit.loop import PATIENCE, Site, open_site
+from tests.unit.loop import PATIENCE, Site, open_site, running
 
 STOPPED = {"state": "stopped", "max_ready": 4}
 
@@ -512,28 +511,18 @@ def test_work_that_is_cut_off_by_the_end_of_the_controller_is_taken_up_by_the_ne
 
 
 def test_the_end_of_a_controller_gives_the_lease_back(site: Site) -> None:
-    controller = site.make_controller()
-    ran = threading.Event()
-    thread = threading.Thread(target=controller.run, args=(ran.set,))
-    thread.start()
-    assert ran.wait(PATIENCE)
-    assert Lease(site.store, holder="another-host:1:1").take() is False
-    controller.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-    assert Lease(site.store, holder="another-host:1:1").take()
+    other = Lease(site.store, holder="another-host:1:1")
+    with running(site.make_controller()) as looked:
+        assert looked.wait(PATIENCE)
+        assert not other.take()
+    assert other.take()
 
 
 def test_a_controller_without_the_lease_does_nothing(site: Site) -> None:
     assert Lease(site.store, holder="another-host:1:1").take()
     site.apply(instances=1)
-    controller = site.make_controller()
-    looked = threading.Event()
-    thread = threading.Thread(target=controller.run, args=(looked.set,))
-    thread.start()
-    assert looked.wait(PATIENCE)
-    controller.stop()
-    thread.join(PATIENCE)
+    with running(site.make_controller()) as looked:
+        assert looked.wait(PATIENCE)
     assert site.members() == []
     assert site.host.calls["create_machine"] == 0
 
@@ -542,21 +531,10 @@ def test_a_controller_takes_over_when_the_other_ones_lease_runs_out(site: Site) 
     Lease(site.store, holder="another-host:1:1").take()
     site.apply(instances=1)
     site.clock.advance(11)
-    controller = site.make_controller()
-    thread = threading.Thread(target=controller.run, args=(site.reached.set,))
-    thread.start()
-    try:
-        wait_until(lambda: site.is_settled("web"), site)
-        assert site.only().phase is Phase.IN_SERVICE
-    finally:
-        controller.stop()
-        thread.join(PATIENCE)
-
-
-def wait_until(reached: Callable[[], bool], site: Site) -> None:
-    """For a controller that turns by itself."""
-    give_up = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < give_up, site.picture()
-        site.reached.wait(0.02)
-        site.reached.clear()
+    with running(site.make_controller()) as looked:
+        give_up = time.monotonic() + PATIENCE
+        while not site.is_settled("web"):
+            assert time.monotonic() < give_up, site.picture()
+            looked.wait(0.05)
+            looked.clear()
+    assert site.only().phase is Phase.IN_SERVICE

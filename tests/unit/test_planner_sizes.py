@@ -432,8 +432,9 @@ def test_a_set_that_does_not_fit_says_how_much_room_there_is() -> None:
 
 
 def test_a_set_without_a_host_that_answers_says_so() -> None:
-    wanted = make_set(make_spec(instances=1))
-    assert stuck(wanted, [], HostSighting("local", "a", answers=False)) == "no host answers"
+    wanted = make_set(make_spec(instances=1, endpoints=[]))
+    silent = HostSighting("local", "a", answers=False, reason="connection refused")
+    assert stuck(wanted, [], silent) == "no host answers; connection refused"
 
 
 def test_room_is_never_told_as_less_than_nothing() -> None:

@@ -56,7 +56,7 @@ def find_accelerator(connection: LibvirtConnection, volumes: Volumes, prefix: st
     try:
         seconds = _boot(connection, volumes, f"{prefix}-probe")
     except HostError as error:
-        return Accelerator("tcg", f"a guest does not start under KVM: {error.message}")
+        return Accelerator("tcg", f"a guest does not start under KVM: {error.message.partition(chr(10))[0]}")
     if seconds is None:
         return Accelerator("tcg", f"a tiny guest did not run to its end under KVM within {DEADLINE:.0f} s")
     return Accelerator("kvm", f"a tiny guest ran under KVM in {seconds:.1f} s", seconds)
