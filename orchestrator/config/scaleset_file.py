@@ -59,7 +59,7 @@ def _parse(file: Path) -> list[_Document]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{file}:{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SpecError(f"{file}: not valid YAML: {error}") from error
     return [_Document(file, node) for node in nodes]
 
@@ -77,7 +77,10 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
-    return _inline_user_data(_resolve_uploads(spec, document), document)
+    spec = _inline_user_data(_resolve_uploads(spec, document), document)
+    if len(spec.to_json()) > MAX_FILE_SIZE:
+        raise SpecError(f"{document.file}:{document.line(())}: with all its aliases this set is larger than 1 MiB")
+    return spec
 
 
 def _construct(document: _Document) -> Any:
@@ -87,6 +90,9 @@ def _construct(document: _Document) -> Any:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SpecError(f"{document.file}:{line}: {error.problem}") from error
+    except (ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+        # Scalars that look like a date, a number or a tag and are none.
+        raise SpecError(f"{document.file}:{document.line(())}: a value cannot be read: {error!r}") from error
     finally:
         loader.dispose()
 
@@ -126,7 +132,7 @@ def _inline_user_data(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
     where = f"{document.file}:{document.line(('setup', 'user_data_file'))}"
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise SpecError(f"{where}: cannot read user_data_file {file}: {error}") from error
     if not text.startswith(("#!", "#cloud-config")):
         raise SpecError(f"{where}: {file} must begin with '#!' or '#cloud-config'")
@@ -145,8 +151,11 @@ def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
         if step.upload is None:
             steps.append(step)
             continue
-        path = (document.file.parent / step.upload.source).resolve()
-        if not path.exists():
+        if step.upload.digest is not None:
+            line = document.line(("setup", "steps", index, "upload", "digest"))
+            raise SpecError(f"{document.file}:{line}: unknown key 'digest' (it is computed)")
+        path = _resolved(document.file.parent, step.upload.source)
+        if not _exists(path):
             line = document.line(("setup", "steps", index, "upload", "from"))
             raise SpecError(f"{document.file}:{line}: cannot upload {step.upload.source!r}: {path} does not exist")
         source = str(path) + ("/" if step.upload.source.endswith("/") else "")
@@ -154,3 +163,18 @@ def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
         steps.append(step.model_copy(update={"upload": upload}))
     setup = spec.setup.model_copy(update={"steps": tuple(steps)})
     return spec.model_copy(update={"setup": setup})
+
+
+def _resolved(directory: Path, source: str) -> Path:
+    try:
+        return (directory / source).resolve()
+    except (OSError, ValueError):
+        return directory / source
+
+
+def _exists(path: Path) -> bool:
+    """False also for what cannot be a path (too long, a NUL in it)."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False

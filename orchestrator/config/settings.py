@@ -89,8 +89,8 @@ def load_settings(file: Path) -> Settings:
         document = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{file}: {error}") from error
-    except OSError as error:
-        raise SpecError(f"cannot read {file}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"cannot read {file}: {error}") from error
     try:
         return Settings.model_validate(document)
     except ValidationError as error:

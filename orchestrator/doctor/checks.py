@@ -57,7 +57,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
         findings = list(_libvirt(subject, host))
         yield from findings
         if all(finding.level == "ok" for finding in findings):
-            yield from _kvm_device(host)
+            yield from _kvm_device(subject.connections[host.name], host)
             yield from _storage(subject, host)
             yield from _accelerator(subject, host)
             yield _memory(subject, host)
@@ -98,16 +98,15 @@ def _numbers(version: int) -> tuple[int, int, int]:
     return version // 1_000_000, version // 1_000 % 1_000, version % 1_000
 
 
-def _kvm_device(host: HostSettings) -> Iterator[Finding]:
+def _kvm_device(connection: LibvirtConnection, host: HostSettings) -> Iterator[Finding]:
     device = Path("/dev/kvm")
     if not host.uri.startswith("qemu:///") or not device.exists():
         return
-    status = device.stat()
-    if host.uri == "qemu:///system" and stat.S_IMODE(status.st_mode) == 0o600 and status.st_gid == 0:
+    if host.uri == "qemu:///system" and not _is_open_to_qemu(connection, device):
         yield Finding(
             "/dev/kvm",
             "warning",
-            "is root:root 0600: libvirt probes QEMU anew at every start, 5 to 10 s each",
+            "is closed to QEMU's user: libvirt probes QEMU anew at every start, 5 to 10 s each",
             "chown root:kvm /dev/kvm && chmod 660 /dev/kvm",
         )
     elif host.uri == "qemu:///session" and not os.access(device, os.R_OK | os.W_OK):
@@ -148,18 +147,30 @@ def _storage(subject: Subject, host: HostSettings) -> Iterator[Finding]:
 
 def _closed_to_qemu(connection: LibvirtConnection, directory: Path) -> Path | None:
     """The first directory on the way that QEMU's user may not pass through."""
+    user = _qemu_user(connection)
+    for path in [*reversed(directory.parents), directory]:
+        if user is not None and not _may(user, path.stat(), stat.S_IXOTH):
+            return path
+    return None
+
+
+def _is_open_to_qemu(connection: LibvirtConnection, device: Path) -> bool:
+    user = _qemu_user(connection)
+    return user is None or _may(user, device.stat(), stat.S_IROTH | stat.S_IWOTH)
+
+
+def _may(user: tuple[int, int], status: os.stat_result, rights: int) -> bool:
+    """Whether (uid, gid) has the rights, given as the bits for others."""
+    shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
+    return status.st_mode >> shift & rights == rights
+
+
+def _qemu_user(connection: LibvirtConnection) -> tuple[int, int] | None:
+    """(uid, gid) that libvirt runs QEMU with; None: root, or not told."""
     capabilities = ElementTree.fromstring(connection.get().getCapabilities())  # noqa: S314 - libvirtd's own document
     label = capabilities.findtext("./host/secmodel[model='dac']/baselabel[@type='kvm']") or ""
     match = re.match(r"\+?(\d+):\+?(\d+)", label)
-    if match is None or match[1] == "0":
-        return None
-    uid, gid = int(match[1]), int(match[2])
-    for path in [*reversed(directory.parents), directory]:
-        status = path.stat()
-        bit = stat.S_IXUSR if status.st_uid == uid else stat.S_IXGRP if status.st_gid == gid else stat.S_IXOTH
-        if not status.st_mode & bit:
-            return path
-    return None
+    return (int(match[1]), int(match[2])) if match is not None and match[1] != "0" else None
 
 
 def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ HOPELESS: dict[EffectKind, frozenset[Power]] = {
 }
 
 # Phases in which a machine may carry sessions, so that it is drained before anything is done to it.
-CARRIES_TRAFFIC = frozenset({Phase.IN_SERVICE})
+CARRIES_TRAFFIC = frozenset({Phase.READY, Phase.IN_SERVICE})
 
 # Phases in which a machine is not yet what its model says; a change of model starts it over.
 UNFINISHED = frozenset({Phase.CREATING, Phase.PROVISIONING})

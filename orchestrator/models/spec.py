@@ -78,6 +78,7 @@ class SetupSpec(_Part):
         if isinstance(self.user_data, str) and not self.user_data.startswith(("#!", "#cloud-config")):
             raise ValueError("'user_data' as text must begin with '#!' or '#cloud-config'")
         if self.user_data is not None:
+            _refuse_what_json_cannot_hold(self.user_data)
             refuse_reserved(self.user_data)
         if self.answer_file == "none" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
@@ -86,7 +87,8 @@ class SetupSpec(_Part):
 
 class HttpProbe(_Part):
     port: Port
-    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]*$")] = "/"
+    # No quote, backslash or '#': HAProxy's configuration gives them a meaning of its own.
+    path: Annotated[str, StringConstraints(pattern=r"^/[!$-&(-\[\]-~]*$")] = "/"
     status: Annotated[int, Field(ge=100, le=599, strict=True)] = 200
 
 
@@ -216,6 +218,18 @@ def refuse_reserved(user_data: dict[str, Any] | str) -> None:
     for key in RESERVED_USER_DATA:
         if key in keys:
             raise ValueError(f"user data may not set {key!r}: Understudy needs it to reach the guest")
+
+
+def _refuse_what_json_cannot_hold(user_data: dict[str, Any] | str) -> None:
+    """The spec is kept as JSON: dates, sets, bytes or keys that are no text would come back as something else."""
+    try:
+        text = json.dumps(user_data, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        same = json.loads(text) == user_data
+    except (TypeError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise ValueError("user data may hold only text, numbers, true/false, lists and mappings with text keys")
 
 
 def _top_level_keys(text: str) -> set[str]:

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _SIZE_FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DURATION_FACTORS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_MS = 10**15
+_LARGEST = 2**80  # bytes
 _QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
 
 
@@ -19,6 +21,8 @@ def parse_size(value: object) -> int:
     """`"512MiB"` -> bytes. Raises ValueError naming the accepted units."""
     number, unit = _split(value, _SIZE_FACTORS, "512MiB")
     size = number * _SIZE_FACTORS[unit]
+    if not size < _LARGEST:
+        raise ValueError(f"{value!r} is more than any disk or memory holds")
     if size != int(size):
         raise ValueError(f"{value!r} is not a whole number of bytes")
     return int(size)
@@ -33,9 +37,14 @@ def format_size(size: int) -> str:
 
 
 def parse_duration(value: object) -> float:
-    """`"10min"` -> seconds. Raises ValueError naming the accepted units."""
+    """`"10min"` -> seconds, in whole milliseconds. Raises ValueError naming the accepted units."""
     number, unit = _split(value, _DURATION_FACTORS, "10min")
-    return number * _DURATION_FACTORS[unit]
+    milliseconds = number * _DURATION_FACTORS[unit] * 1000
+    if not milliseconds <= _LONGEST_MS:
+        raise ValueError(f"{value!r} is longer than anybody waits")
+    if 0 < milliseconds < 1:
+        raise ValueError(f"{value!r} is shorter than a millisecond")
+    return round(milliseconds) / 1000
 
 
 def format_duration(seconds: float) -> str:

@@ -45,7 +45,8 @@ def plan_member(
     if sighting.power is Power.UNKNOWN:
         return MemberPlan(waiting=f"host {member.host} of {member.name} does not answer", is_stuck=True)
     view = _View(member, wanted, sighting, balancer, now, limits)
-    if member.request is not None and member.phase not in (Phase.DRAINING, Phase.DELETING):
+    too_early = member.request is Request.RESTART and member.phase in (*UNFINISHED, Phase.FAILED)
+    if member.request is not None and not too_early and member.phase not in (Phase.DRAINING, Phase.DELETING):
         return _begin_request(view, member.request)
     if member.phase in UNFINISHED and member.model != wanted.model:
         return _advance(view, Phase.CREATING, f"the model changed before {member.name} was done", new_body=True)
@@ -54,7 +55,7 @@ def plan_member(
 
 def _begin_request(view: _View, request: Request) -> MemberPlan:
     member = view.member
-    if member.phase in CARRIES_TRAFFIC and view.sighting.power is Power.RUNNING:
+    if member.phase in CARRIES_TRAFFIC and member.role is Role.INSTANCE and view.sighting.power is Power.RUNNING:
         return _advance(view, Phase.DRAINING, f"draining {member.name}: {member.reason}")
     return _answer(view, request)
 
@@ -156,6 +157,8 @@ def _drain(view: _View) -> MemberPlan:
         server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
         if server is not None and server.state is Rotation.READY:
             trouble = view.balancer.trouble
+            if trouble and view.now >= member.phase_since + view.wanted.spec.scale_in.drain_timeout:
+                return _continue(view)
             return MemberPlan(waiting=trouble or f"{member.name} leaves rotation", is_stuck=bool(trouble))
         sessions += server.sessions if server is not None else 0
     deadline = member.phase_since + view.wanted.spec.scale_in.drain_timeout

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.lifecycle.table import HOPELESS, UNFINISHED
-from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import MachineSighting, Observed
 from orchestrator.models.steps import (
+    Claim,
     ConvergeBalancer,
     Effect,
     EffectKind,
@@ -19,6 +20,7 @@ from orchestrator.models.steps import (
     Interrupt,
     Plan,
     RemoveLeak,
+    Retire,
     Settle,
     Step,
 )
@@ -89,11 +91,23 @@ def _plan_set(
             waits.append(outcome)
     powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
     sizing = plan_sizes(wanted, members, powers, frozenset(busy), placement)
+    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire)}
+    steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
     steps += sizing.steps
     if steps or any(member.name in busy for member in members):
         return steps, [wait.until for wait in waits if wait.until is not None]
+    if wanted.spec.endpoints and not (wanted.deleting and not members):
+        config = desired_balancer(desired, observed)
+        if not _balancer_matches(config.digest(), bool(config.frontends), observed):
+            trouble = observed.balancer.trouble
+            waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
     steps = _conclude(wanted, members, waits, sizing.stuck)
     return steps, [wait.until for wait in waits if wait.until is not None]
+
+
+def _member_of(step: Step) -> str:
+    member = getattr(step, "member", None)
+    return member.name if member is not None else ""
 
 
 def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], stuck: str) -> list[Step]:
@@ -113,7 +127,7 @@ def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], 
 def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
     if sighting.power in HOPELESS.get(kind, frozenset()):
         return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
-    unwanted = member.phase is Phase.DELETING or member.request is not None
+    unwanted = member.phase is Phase.DELETING or member.request not in (None, Request.RESTART)
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
     if unwanted and kind in (EffectKind.PROVISION, EffectKind.AWAIT):
         return [Interrupt(member, f"{member.name}: {member.reason}")]

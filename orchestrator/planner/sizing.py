@@ -27,6 +27,7 @@ _USEFULNESS = (
     Phase.IN_SERVICE,
 )
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
+_SWAP_AFTER = 2
 _PARKED_POWER = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}
 
 
@@ -70,8 +71,12 @@ def _swap_failed(
     pool: list[Member],
     state: tuple[Mapping[str, Power], frozenset[str]],
 ) -> list[Step]:
-    """A ready member takes the place of an instance that could not be created: nobody waits out a pause for it."""
-    failed = [member for member in instances if member.phase is Phase.FAILED]
+    """A ready member takes the place of an instance that failed twice.
+
+    Once may be chance, and is tried again; and where the fault is in the services themselves (a claimed member
+    fails too), the pool is not used up faster than pauses pass.
+    """
+    failed = [member for member in instances if member.phase is Phase.FAILED and member.failures >= _SWAP_AFTER]
     steps: list[Step] = []
     for member, broken in zip(_claimable(wanted, pool, state), failed, strict=False):
         steps.append(

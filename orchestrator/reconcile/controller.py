@@ -94,6 +94,9 @@ class Controller:
                 except UnderstudyError as error:
                     log.error("%s", error)
                     pause = 1.0
+                except Exception:  # a long-running process survives what nobody foresaw, and says it
+                    log.exception("unexpected failure while looking at the world")
+                    pause = _TROUBLE_PAUSE
                 on_turn()
                 if pause > 0:
                     self._wake.wait(pause)

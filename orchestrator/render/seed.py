@@ -121,7 +121,7 @@ _ENVIRONMENT = SandboxedEnvironment(
 def _fill(text: str, variables: dict[str, Any]) -> str:
     try:
         return _ENVIRONMENT.from_string(text).render(variables)
-    except TemplateError as error:
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
         number = getattr(error, "lineno", None)
         line = f" (line {number})" if number else ""
         raise SpecError(

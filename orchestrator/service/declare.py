@@ -204,7 +204,11 @@ def delete(store: Store, name: str) -> None:
 
 
 def _redeclare(store: Store, current: ScaleSet, spec: ScaleSetSpec, around: Surroundings) -> ScaleSet:
-    """Same image version, other numbers."""
+    """Same image version, other numbers; held to the same rules as a file."""
+    try:
+        spec = ScaleSetSpec.model_validate_json(spec.to_json())
+    except ValueError as error:
+        raise SpecError(f"set {spec.name!r}: {error}") from error
     check(store.snapshot(), spec, current.image, around)
     if not store.declare_set(spec, current.image, current.model):
         store.touch_set(spec.name)

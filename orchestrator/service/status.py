@@ -40,6 +40,8 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     """True if the last wish was met and a fresh plan finds nothing to do for the set."""
     if wanted.settled_generation != wanted.generation or wanted.stuck:
         return False
+    if wanted.spec.endpoints and not observed.balancer.running:
+        return False
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps

@@ -274,10 +274,12 @@ def test_members_of_an_older_model_go_even_if_there_is_no_room_for_new_ones() ->
     assert not admitted(steps, Role.STANDBY)
 
 
-def test_a_ready_member_takes_the_place_of_an_instance_that_failed() -> None:
+def test_a_ready_member_takes_the_place_of_an_instance_that_failed_twice() -> None:
     wanted = make_set(make_spec(instances=2, standby=pool_of()))
     fine, failed = make_member(wanted), make_member(wanted, "00002", phase=Phase.FAILED, phase_since=NOW)
-    steps = steps_for(wanted, [fine, failed, *spares(wanted, 2)])
+    once = steps_for(wanted, [fine, replace(failed, failures=1), *spares(wanted, 2)])
+    assert (claimed(once), retired(once)) == ([], [])
+    steps = steps_for(wanted, [fine, replace(failed, failures=2), *spares(wanted, 2)])
     assert (claimed(steps), retired(steps)) == (["web-00101"], ["web-00002"])
     (claim,) = (step for step in steps if isinstance(step, Claim))
     assert claim.reason == "claimed web-00101 in place of web-00002, which failed"

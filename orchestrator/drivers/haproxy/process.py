@@ -72,6 +72,14 @@ class HaproxyBalancer:
     # ---- changing ----------------------------------------------------------------------------------------
 
     def converge(self, config: BalancerConfig) -> None:
+        try:
+            self._converge(config)
+        except OSError as error:
+            raise BalancerError(f"cannot change the load balancer: {error}", f"see {self._file.parent}") from error
+        except subprocess.TimeoutExpired as error:
+            raise BalancerError("HAProxy does not end its start within 30 s", f"see {self._file}") from error
+
+    def _converge(self, config: BalancerConfig) -> None:
         if not config.frontends:
             self._stop()
             return

@@ -152,6 +152,9 @@ class LibvirtHost:
                     self._start(found)
                     return
                 self.destroy_machine(blueprint.domain)
+            elif blueprint.incarnation > 1:
+                # An earlier body that vanished left its disks.
+                self.volumes.remove_all_of(blueprint.domain)
             files = self._make_files(blueprint, seed)
             if blueprint.nic.network:
                 self._networks.ensure_reservation(blueprint.nic, blueprint.member)

@@ -111,6 +111,8 @@ class Volumes:
 
     def upload_file(self, name: str, file: Path, sha256: str, mode: str) -> None:
         """A fresh volume with the file's content, hashed on its way. Raises HostError if the hash differs."""
+        if not file.exists():
+            raise HostError(f"image file {file} is missing", "add the image again")
         self.remove(name)
         size = file.stat().st_size
         digest = hashlib.sha256()
