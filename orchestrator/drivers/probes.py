@@ -92,7 +92,10 @@ class _Race:
                     raise Interrupted(what)
                 if now >= patience.deadline:
                     raise NeverReady(what)
-                if now >= next_try and len(self._asked) < _MAX_OPEN:
+                if now >= next_try:
+                    if len(self._asked) >= _MAX_OPEN:
+                        # The oldest began longest before the guest listened: a fresh one has better chances.
+                        self._end(min(self._asked, key=self._asked.__getitem__))
                     self._begin(now)
                     next_try = now + min(max((now - began) * _SHARE, _SHORTEST), _LONGEST)
                 winner = self._look(now)

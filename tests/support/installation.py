@@ -133,7 +133,7 @@ class Installation:
     def volumes(self) -> list[str]:
         if self.prefix not in self._virsh("pool-list", "--all", "--name").split():
             return []
-        lines = self._virsh("vol-list", self.prefix).splitlines()[2:]
+        lines = self._virsh("vol-list", self.prefix).splitlines()
         return [line.split()[0] for line in lines if line.strip()]
 
     def processes(self) -> list[str]:
