@@ -118,6 +118,17 @@ RecordStep = Admit | Claim | Advance | Retire | Settle | ForgetSet
 Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 
 
+def set_of(step: Step) -> str:
+    """Name of the scale set a step is about; empty for the load balancer and for leaks, which are no set's."""
+    match step:
+        case Admit() | Settle() | ForgetSet():
+            return step.set_name
+        case Claim() | Advance() | Retire() | Effect() | Interrupt():
+            return step.member.set_name
+        case _:
+            return ""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps in order of urgency; `wake_at` (epoch seconds) is when a look is due without any event."""

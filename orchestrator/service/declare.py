@@ -9,7 +9,7 @@ from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
-from orchestrator.models.steps import ConvergeBalancer, Plan, Settle, Step
+from orchestrator.models.steps import ConvergeBalancer, Plan, Settle, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
 from orchestrator.store import Store
@@ -155,8 +155,7 @@ def _concerns(step: Step, name: str) -> bool:
     """Whether the step is about that set; the load balancer is everybody's."""
     if isinstance(step, ConvergeBalancer):
         return any(front.name.partition(".")[0] == name for front in step.config.frontends)
-    member = getattr(step, "member", None)
-    return getattr(step, "set_name", None) == name or (member is not None and member.set_name == name)
+    return set_of(step) == name
 
 
 def get_set(store: Store, name: str) -> ScaleSet:
