@@ -34,8 +34,8 @@ connection.defineXML(job["xml"]).create()
 print(time.monotonic() - began, flush=True)
 while True:
     try:
-        with urllib.request.urlopen(job["url"], timeout=1) as answer:
+        with urllib.request.urlopen(job["url"], timeout=0.5) as answer:
             if answer.status == 200:
                 break
     except OSError:
-        time.sleep(0.05)
+        time.sleep(0.01)

@@ -15,7 +15,8 @@ from orchestrator.daemon.wake import Doorbell, ring
 from orchestrator.errors import TimedOut, UnderstudyError
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 
-LOOK = 0.05  # seconds between looks at the store while waiting
+LOOK = 0.05  # seconds between looks at the store while another process works
+_OWN_LOOK = 1.0  # the same while this process works: each turn of its controller wakes the wait
 _HOLDER_LOOK = 0.5  # seconds between looks whether the other controller still lives
 
 
@@ -72,7 +73,7 @@ def carry_out(runtime: Runtime, set_name: str, on_progress: OnProgress, timeout:
                     f"set {set_name!r} is not as declared after {timeout:.0f} s: {_what_is_missing(now)}",
                     f"it goes on with the next command or 'understudy serve'; see: understudy status {set_name}",
                 )
-            worker.wait(LOOK)
+            worker.wait()
     finally:
         worker.close()
 
@@ -116,9 +117,9 @@ class _Worker:
         self._thread = threading.Thread(target=self._run, name="controller")
         self._thread.start()
 
-    def wait(self, seconds: float) -> None:
-        """Until the controller has looked again, at most `seconds`."""
-        self._turned.wait(seconds)
+    def wait(self) -> None:
+        """Until there may be something new to see."""
+        self._turned.wait(LOOK if self._thread is None else _OWN_LOOK)
         self._turned.clear()
 
     def _run(self) -> None:
@@ -129,6 +130,7 @@ class _Worker:
             self._failure = error
         finally:
             bell.close()
+            self._turned.set()
 
     def close(self) -> None:
         if self._thread is not None:

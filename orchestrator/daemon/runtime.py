@@ -139,7 +139,7 @@ class Runtime:
     @cached_property
     def executor(self) -> Executor:
         from orchestrator.apply.executor import Executor, Installation, World
-        from orchestrator.drivers.guest_ssh import SshGuest
+        from orchestrator.drivers.guest import NetworkGuest
         from orchestrator.drivers.seed_iso import IsoSeedWriter
 
         operator = ensure_operator_key(self.paths.operator_key)
@@ -152,7 +152,9 @@ class Runtime:
             addressing=self.addressing,
             shutdown_timeout=self.settings.limits.shutdown_timeout,
         )
-        world = World(self.hosts, SshGuest(self.paths.operator_key), IsoSeedWriter(), self.identities, self.clock)
+        world = World(
+            self.hosts, NetworkGuest(self.paths.operator_key), IsoSeedWriter(), self.identities, self.clock
+        )
         return Executor(installation, world)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The Guest port over SSH (paramiko), host keys strictly checked, and probes from outside."""
+"""A shell in a guest over SSH (paramiko), its host key strictly checked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ import paramiko
 
 from orchestrator.drivers import probes
 from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
-from orchestrator.models.spec import Probe
-from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
+from orchestrator.ports.guest import GuestAddress, Patience
 
 _CONNECT_SECONDS = 60.0  # an emulated guest that boots takes its time over a key exchange
 _PAUSE = 0.1
@@ -28,7 +27,7 @@ _TAIL = 2000
 # A guest that is quick is looked at often, one that is slow has better things to do than to start `sleep`.
 _AWAIT_RESULT = (
     "n=0; while [ ! -s /run/cloud-init/result.json ]; do "
-    "if [ $n -lt 30 ]; then sleep 0.1; else sleep 1; fi; n=$((n+1)); done; cat /run/cloud-init/result.json"
+    "if [ $n -lt 60 ]; then sleep 0.05; else sleep 1; fi; n=$((n+1)); done; cat /run/cloud-init/result.json"
 )
 _SETUP_TAIL = "tail -n 20 /var/log/cloud-init-output.log 2>/dev/null"
 
@@ -36,67 +35,34 @@ _SETUP_TAIL = "tail -n 20 /var/log/cloud-init-output.log 2>/dev/null"
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
-class SshGuest:
-    """The Guest port. `operator_key` is the private key file."""
-
-    def __init__(self, operator_key: Path) -> None:
-        self._key_file = operator_key
-
-    def open_shell(self, where: GuestAddress, patience: Patience) -> GuestShell:
-        return self._connect(where, patience)
-
-    def _connect(self, where: GuestAddress, patience: Patience) -> SshShell:
-        key = paramiko.Ed25519Key.from_private_key_file(str(self._key_file))
-        last = ""
-        while True:
-            connection = probes.open_ssh(where.address, where.ssh_port, patience)
-            client = _client(where)
-            try:
-                client.connect(
-                    where.address,
-                    where.ssh_port,
-                    sock=connection,
-                    username="root",
-                    pkey=key,
-                    timeout=_CONNECT_SECONDS,
-                    banner_timeout=_CONNECT_SECONDS,
-                    auth_timeout=_CONNECT_SECONDS,
-                    allow_agent=False,
-                    look_for_keys=False,
-                )
-                return SshShell(client, where.name)
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                # Early in boot the server may run before the keys are in place: that passes by itself.
-                client.close()
-                connection.close()
-                last = str(error) or type(error).__name__
-            if time.monotonic() >= patience.deadline:
-                raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {last}")
-            _rest(patience, _LOGIN_PAUSE)
-
-    def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
-        if probe.http is not None:
-            probes.await_http(where.address, port, probe.http, patience)
-        elif probe.tcp is not None:
-            probes.await_tcp(where.address, port, patience)
-        elif probe.command is not None:
-            self._await_command(probe, probe.command, where, patience)
-
-    def _await_command(self, probe: Probe, command: str, where: GuestAddress, patience: Patience) -> None:
-        shell = self._connect(where, patience)
+def log_in(key_file: Path, where: GuestAddress, patience: Patience) -> SshShell:
+    """Tries until SSH answers with the expected host key, the deadline or cancellation. Raises GuestError."""
+    key = paramiko.Ed25519Key.from_private_key_file(str(key_file))
+    while True:
+        connection = probes.open_ssh(where.address, where.ssh_port, patience)
+        client = _client(where)
         try:
-            while True:
-                try:
-                    shell.run(command, patience)
-                    return
-                except SetupFailed:
-                    raise
-                except GuestError as error:
-                    if time.monotonic() >= patience.deadline:
-                        raise NeverReady(error.message) from error
-                _rest(patience, max(probe.interval / 5, _PAUSE))
-        finally:
-            shell.close()
+            client.connect(
+                where.address,
+                where.ssh_port,
+                sock=connection,
+                username="root",
+                pkey=key,
+                timeout=_CONNECT_SECONDS,
+                banner_timeout=_CONNECT_SECONDS,
+                auth_timeout=_CONNECT_SECONDS,
+                allow_agent=False,
+                look_for_keys=False,
+            )
+            return SshShell(client, where.name)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            # Early in boot the server may run before the keys are in place: that passes by itself.
+            client.close()
+            connection.close()
+            last = str(error) or type(error).__name__
+        if time.monotonic() >= patience.deadline:
+            raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {last}")
+        probes.rest(patience, _LOGIN_PAUSE)
 
 
 class SshShell:
@@ -207,12 +173,3 @@ def _errors_in(result: str) -> list[str]:
 def _plain(text: str) -> str:
     """What a guest says is not trusted: no control characters reach a terminal or a log."""
     return "".join(char for char in text if char.isprintable() or char == "\n")
-
-
-def _rest(patience: Patience, seconds: float) -> None:
-    """A pause that cancellation ends."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if patience.is_cancelled():
-            raise Interrupted("the work is no longer wanted")
-        time.sleep(_PAUSE)

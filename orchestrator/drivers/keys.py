@@ -1,4 +1,4 @@
-"""SSH key pairs and random names."""
+"""SSH key pairs and random names. The library of keys is loaded where one is made: most commands make none."""
 
 from __future__ import annotations
 
@@ -9,15 +9,10 @@ import secrets
 import string
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_ssh_private_key,
-)
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # No vowels: no words. No 0, 1, l: no misreading.
 _SUFFIX = "".join(sorted(set(string.ascii_lowercase + string.digits) - set("aeiou01l")))
@@ -33,6 +28,8 @@ class SecretIdentities:
         return "".join(secrets.choice(_SUFFIX) for _ in range(5))
 
     def host_key(self, machine_uuid: str) -> tuple[str, str]:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         seed = hmac.new(self._secret, f"ssh-host-key:{machine_uuid}".encode(), hashlib.sha256).digest()
         return _open_ssh(Ed25519PrivateKey.from_private_bytes(seed))
 
@@ -50,6 +47,11 @@ class SystemClock:
 def ensure_operator_key(file: Path) -> str:
     """The public half of the key Understudy logs in with, made on first use (0600)."""
     public = file.with_suffix(".pub")
+    if file.exists() and public.exists():
+        return public.read_text(encoding="utf-8").strip()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
     if not file.exists():
         _write_private(file, _open_ssh(Ed25519PrivateKey.generate())[0].encode())
     if not public.exists():
@@ -80,5 +82,7 @@ def _write_private(file: Path, content: bytes) -> None:
 
 
 def _open_ssh(private: Ed25519PrivateKey) -> tuple[str, str]:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     return pem, private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

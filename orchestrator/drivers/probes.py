@@ -2,9 +2,9 @@
 
 A guest that boots answers late: a connection made too early hangs until a retransmission. So further attempts
 begin while older ones are still open, and the first that passes wins; nothing waits for the time-out of an
-attempt that was merely too early. Each attempt costs the guest work (an SSH server forks for it), so they come
-at intervals that grow with the time waited: a guest that needs a minute is asked every few seconds, not ten
-times a second.
+attempt that was merely too early. But each attempt costs the guest work just when it has most to do (a server
+forks for it, and all that hang reach it together once its network is up), so few are open at a time, and they come
+at intervals that grow with the time waited: a guest that needs a minute is asked once a second, not ten times.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from orchestrator.models.spec import HttpProbe
 from orchestrator.ports.guest import Patience
 
 # The interval between attempts is this share of the time waited so far, within these bounds (seconds).
-_SHARE, _SHORTEST, _LONGEST = 0.05, 0.1, 2.0
+_SHARE, _SHORTEST, _LONGEST = 0.04, 0.2, 1.0
+_MAX_OPEN = 3
 _ATTEMPT_SECONDS = 15.0
+# An attempt gives way to a fresh one, which has better chances if the guest did not listen yet, only after this
+# share of the time waited, at least (seconds): a guest that boots slowly also answers slowly.
+_GIVE_WAY_SHARE, _GIVE_WAY_LEAST = 0.1, 0.5
 _QUIET_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-_MAX_OPEN = 16
 _MAX_ANSWER = 4096
 
 Judge = Callable[[bytes], bool | None]
@@ -48,6 +51,15 @@ def await_tcp(address: str, port: int, patience: Patience) -> None:
 def open_ssh(address: str, port: int, patience: Patience) -> socket.socket:
     """A connection on which an SSH server has sent its banner; nothing of it is read yet."""
     return _Race(address, port, b"", _ssh_judge).run(patience, f"no SSH server answers on {address}:{port}")
+
+
+def rest(patience: Patience, seconds: float) -> None:
+    """A pause. Raises Interrupted as soon as the work is no longer wanted."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if patience.is_cancelled():
+            raise Interrupted("the work is no longer wanted")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _http_judge(status: int) -> Judge:
@@ -92,10 +104,7 @@ class _Race:
                     raise Interrupted(what)
                 if now >= patience.deadline:
                     raise NeverReady(what)
-                if now >= next_try:
-                    if len(self._asked) >= _MAX_OPEN:
-                        # The oldest began longest before the guest listened: a fresh one has better chances.
-                        self._end(min(self._asked, key=self._asked.__getitem__))
+                if now >= next_try and self._make_place(now, now - began):
                     self._begin(now)
                     next_try = now + min(max((now - began) * _SHARE, _SHORTEST), _LONGEST)
                 winner = self._look(now)
@@ -105,6 +114,16 @@ class _Race:
             self._selector.close()
         winner.setblocking(True)
         return winner
+
+    def _make_place(self, now: float, waited: float) -> bool:
+        """True if another attempt may begin."""
+        if len(self._asked) < _MAX_OPEN:
+            return True
+        oldest = min(self._asked, key=self._asked.__getitem__)
+        if now - self._asked[oldest] < max(waited * _GIVE_WAY_SHARE, _GIVE_WAY_LEAST):
+            return False
+        self._end(oldest)
+        return True
 
     def _begin(self, now: float) -> None:
         connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

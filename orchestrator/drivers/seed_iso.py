@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-import pycdlib
-
 
 class IsoSeedWriter:
     """The SeedWriter port. Joliet carries the names Windows reads, Rock Ridge those Linux reads."""
 
     def write(self, label: str, files: Mapping[str, bytes]) -> bytes:
+        import pycdlib  # here: only what makes a machine pays for it
+
         iso = pycdlib.PyCdlib()
         iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=label)
         try:

@@ -158,20 +158,22 @@ def _balancer_reason(observed: Observed) -> str:
 
 
 _EFFECT_URGENCY = {
-    EffectKind.START: 2,
-    EffectKind.AWAIT: 2,
+    EffectKind.START: 1,
+    EffectKind.AWAIT: 1,
     EffectKind.SHUT_DOWN: 3,
     EffectKind.DESTROY: 3,
     EffectKind.PROVISION: 4,
     EffectKind.CREATE: 5,
 }
+_BALANCER_URGENCY = 2
 
 
 def _urgency(step: Step) -> int:
-    """Records first, then the balancer, claims before cold creation, the set before its reserve."""
+    """Records first, then what makes a claim wait, then the balancer (before any machine goes), then the rest;
+    the set before its reserve."""
     if isinstance(step, ConvergeBalancer):
-        return 1
+        return _BALANCER_URGENCY
     if not isinstance(step, Effect):
         return 0
-    reserve = 4 if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
+    reserve = 5 if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
     return _EFFECT_URGENCY[step.kind] + reserve

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 
 from orchestrator.models.balancing import BalancerConfig, HealthCheck
 from orchestrator.models.sightings import Rotation
@@ -37,11 +38,14 @@ def state_options(state: Rotation) -> str:
 
 def render_haproxy(template: str, config: BalancerConfig, process: HaproxyProcess) -> str:
     """The configuration file; `template` is the text of templates/haproxy.cfg.j2."""
+    return _compiled(template).render(frontends=config.frontends, digest=config.digest(), process=process)
+
+
+@cache
+def _compiled(template: str) -> Template:
     environment = Environment(  # noqa: S701 - this is no HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["check_options"] = check_options
     environment.filters["state_options"] = state_options
-    return environment.from_string(template).render(
-        frontends=config.frontends, digest=config.digest(), process=process
-    )
+    return environment.from_string(template)

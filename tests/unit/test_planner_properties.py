@@ -416,12 +416,30 @@ def test_a_plan_depends_on_nothing_but_its_input(world: World, chance: Random) -
 
 @many
 @given(worlds(silent=True))
-def test_records_come_before_the_balancer_and_the_balancer_before_effects(world: World) -> None:
+def test_records_come_first_and_no_machine_goes_before_the_balancer_knows(world: World) -> None:
+    steps = world.plan().steps
+    is_effect = [isinstance(step, ConvergeBalancer | Effect) for step in steps]
+    assert is_effect == sorted(is_effect)
+    takes_away = (EffectKind.SHUT_DOWN, EffectKind.DESTROY)
     order = [
-        1 if isinstance(step, ConvergeBalancer) else 2 if isinstance(step, Effect) else 0
-        for step in world.plan().steps
+        isinstance(step, Effect)
+        for step in steps
+        if isinstance(step, ConvergeBalancer) or (isinstance(step, Effect) and step.kind in takes_away)
     ]
     assert order == sorted(order)
+
+
+@many
+@given(worlds(silent=True))
+def test_an_instance_is_started_before_anything_else_is_waited_for(world: World) -> None:
+    steps = [step for step in world.plan().steps if isinstance(step, ConvergeBalancer | Effect)]
+    is_start = [
+        isinstance(step, Effect)
+        and step.kind in (EffectKind.START, EffectKind.AWAIT)
+        and step.member.role is not Role.STANDBY
+        for step in steps
+    ]
+    assert is_start == sorted(is_start, reverse=True)
 
 
 @many

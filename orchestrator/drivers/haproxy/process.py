@@ -1,8 +1,9 @@
 """The HAProxy process and its file.
 
-Invariant: the file on disk says what the process does. A new file is validated with `haproxy -c`, then either
-put in force by runtime commands (only servers differ: no reload, no connection lost) and moved into place, or
-moved into place and loaded by a new process that takes over the listening sockets.
+Invariant: the file on disk says what the process does, and `haproxy -c` has accepted it before any process reads
+it. Where only servers differ, runtime commands put the change in force (no reload, no connection lost), and
+the file that says the same is validated and moved into place after them. Any other change is validated, moved into
+place and loaded by a new process that takes over the listening sockets.
 """
 
 from __future__ import annotations
@@ -84,14 +85,16 @@ class HaproxyBalancer:
             self._stop()
             return
         text = self._render(config)
-        self._write_candidate(text)
         running = self.observe().running
         if running and _structure(text) == _structure(self._current()):
             self._change_servers(config)
+            self._write_candidate(text)
             self._candidate.replace(self._file)
             if self.observe().digest == config.digest():
                 return
-        elif not running:
+        else:
+            self._write_candidate(text)
+        if not running:
             self._check_ports(config)
         self._load(text, running)
 

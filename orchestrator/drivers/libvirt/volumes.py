@@ -24,6 +24,7 @@ class Volumes:
         self._connection = connection
         self._pool_name = pool
         self._path = path
+        self._checked_on: Any = None  # the connection on which the pool was found to be ours
 
     def ensure_pool(self) -> Any:
         """The running pool, defined if need be. Raises Conflict if its name belongs to another directory."""
@@ -35,14 +36,19 @@ class Volumes:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
                     raise
                 pool = self._define(connection)
-            if f"<path>{self._path}</path>" not in pool.XMLDesc():
-                raise Conflict(
-                    f"storage pool {self._pool_name!r} on {self._connection.uri} is not at {self._path}",
-                    "another installation uses this name: set another 'prefix' in config.toml",
-                )
+            if connection is not self._checked_on:
+                self._check_path(pool)
+                self._checked_on = connection
             if not pool.isActive():
                 pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
             return pool
+
+    def _check_path(self, pool: Any) -> None:
+        if f"<path>{self._path}</path>" not in pool.XMLDesc():
+            raise Conflict(
+                f"storage pool {self._pool_name!r} on {self._connection.uri} is not at {self._path}",
+                "another installation uses this name: set another 'prefix' in config.toml",
+            )
 
     def _define(self, connection: Any) -> Any:
         try:
