@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from orchestrator.errors import SpecError
@@ -73,10 +73,14 @@ def user_addressing(allotted: str, outbound: bool) -> Addressing:
     return Addressing(network, outbound=outbound)
 
 
-def network_addressing(name: str, subnet: Subnet, allotted: str) -> Addressing:
-    """Raises SpecError if the range is not within the network's subnet."""
+def network_addressing(name: str, subnet: Subnet, allotted: str, ours: Iterable[str] = ()) -> Addressing:
+    """Raises SpecError if the range is not within the network's subnet.
+
+    `ours`: addresses of our members. The network knows them as reserved, but they are ours to give out again.
+    """
     whole = ipaddress.IPv4Network(subnet.cidr)
     chosen = ipaddress.IPv4Network(allotted) if allotted else whole
     if not chosen.subnet_of(whole):
         raise SpecError(f"network.range {allotted} is not within {subnet.cidr}, the subnet of network {name!r}")
-    return Addressing(chosen, name, subnet, outbound=True)
+    foreign = tuple(address for address in subnet.reserved if address not in set(ours))
+    return Addressing(chosen, name, replace(subnet, reserved=foreign), outbound=True)

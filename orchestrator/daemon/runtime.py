@@ -126,7 +126,8 @@ class Runtime:
             raise SpecError(f'{self.paths.settings}: network.mode "network" needs network.name')
         first = next(iter(self.hosts.values()))
         allotted = network.range if "range" in network.model_fields_set else ""
-        return network_addressing(network.name, first.describe_network(network.name), allotted)
+        ours = [member.address for member in self.store.snapshot().members]
+        return network_addressing(network.name, first.describe_network(network.name), allotted, ours)
 
     @cached_property
     def balancer(self) -> HaproxyBalancer:

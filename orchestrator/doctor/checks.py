@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -159,18 +160,31 @@ def _is_open_to_qemu(connection: LibvirtConnection, device: Path) -> bool:
     return user is None or _may(user, device.stat(), stat.S_IROTH | stat.S_IWOTH)
 
 
-def _may(user: tuple[int, int], status: os.stat_result, rights: int) -> bool:
-    """Whether (uid, gid) has the rights, given as the bits for others."""
-    shift = 6 if status.st_uid == user[0] else 3 if status.st_gid == user[1] else 0
+@dataclass(frozen=True)
+class _User:
+    uid: int
+    groups: frozenset[int]
+
+
+def _may(user: _User, status: os.stat_result, rights: int) -> bool:
+    """Whether the user has the rights, given as the bits for others."""
+    shift = 6 if status.st_uid == user.uid else 3 if status.st_gid in user.groups else 0
     return status.st_mode >> shift & rights == rights
 
 
-def _qemu_user(connection: LibvirtConnection) -> tuple[int, int] | None:
-    """(uid, gid) that libvirt runs QEMU with; None: root, or not told."""
+def _qemu_user(connection: LibvirtConnection) -> _User | None:
+    """Whom libvirt runs QEMU as, with the groups that it gives QEMU too; None: root, or not told."""
     capabilities = ElementTree.fromstring(connection.get().getCapabilities())  # noqa: S314 - libvirtd's own document
     label = capabilities.findtext("./host/secmodel[model='dac']/baselabel[@type='kvm']") or ""
     match = re.match(r"\+?(\d+):\+?(\d+)", label)
-    return (int(match[1]), int(match[2])) if match is not None and match[1] != "0" else None
+    if match is None or match[1] == "0":
+        return None
+    uid, gid = int(match[1]), int(match[2])
+    try:
+        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:
+        groups = [gid]
+    return _User(uid, frozenset(groups))
 
 
 def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:

@@ -118,6 +118,12 @@ class ScaleSet:
         return max(pool.min_ready, pool.max_ready - self.spec.instances)
 
     @property
+    def standby_floor(self) -> int:
+        """Below this the pool is filled at once, whatever else is under way (row B7); never above the target."""
+        pool = self.spec.standby
+        return min(pool.min_ready, self.standby_target) if pool is not None else 0
+
+    @property
     def wanted_instances(self) -> int:
         return 0 if self.deleting else self.spec.instances
 

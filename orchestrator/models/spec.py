@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -45,8 +46,6 @@ class UploadSource(_Part):
     source: str = Field(alias="from", min_length=1)
     to: GuestPath
     digest: str | None = None
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Step(_Part):
@@ -197,6 +196,10 @@ class ScaleSetSpec(_Part):
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
+# Of the setup: how long it may take, and the folder an upload came from (its content has a digest).
+_NO_SHAPE: Any = {"timeout": True, "steps": {"__all__": {"upload": {"source"}}}}
+
+
 def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
     """16 hex digits over everything that shapes a machine: image, machine, setup, guest ports.
 
@@ -205,8 +208,9 @@ def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
     """
     shape = {
         "image": image_digest,
-        "machine": spec.machine.model_dump(mode="json"),
-        "setup": spec.setup.model_dump(mode="json", by_alias=True, exclude={"timeout": True}),
+        # Without what is as by default: a key that a later version adds makes no pool stale.
+        "machine": spec.machine.model_dump(mode="json", exclude_defaults=True),
+        "setup": spec.setup.model_dump(mode="json", by_alias=True, exclude=_NO_SHAPE, exclude_defaults=True),
         "ports": spec.guest_ports(),
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
@@ -232,10 +236,16 @@ def _refuse_what_json_cannot_hold(user_data: dict[str, Any] | str) -> None:
         raise ValueError("user data may hold only text, numbers, true/false, lists and mappings with text keys")
 
 
+# A key as YAML writes it: at the start of a line, or after the brace or comma of a mapping in flow style. The text
+# is not parsed here, because before Jinja2 has filled it in it need not be YAML.
+_KEY = re.compile(r"""(?:^|[{,])\s*["']?([A-Za-z_]+)["']?\s*:""")
+
+
 def _top_level_keys(text: str) -> set[str]:
     if not text.startswith("#cloud-config"):
         return set()
-    return {line.partition(":")[0].strip("\"' ") for line in text.splitlines() if line[:1] not in ("", " ", "#")}
+    lines = (line for line in text.splitlines() if line[:1] not in ("", " ", "#"))
+    return {match[1] for line in lines for match in _KEY.finditer(line)}
 
 
 def _first_double(values: list[str]) -> str:

@@ -53,15 +53,17 @@ def plan_sizes(
     missing = wanted.wanted_instances - len(instances)
     if missing < 0:
         steps: list[Step] = [_retire(wanted, member) for member in _superfluous(wanted, instances, -missing)]
-        refill, stuck = _plan_pool(wanted, pool, placement, may_grow=True)
+        refill, stuck = _plan_pool(wanted, pool, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
     if missing > 0:
         return _grow(wanted, pool, missing, (powers, busy), placement)
     swaps = _swap_failed(wanted, instances, pool, (powers, busy))
     if swaps:
         return Sizing(tuple(swaps))
-    growing = any(member.phase in _ON_ITS_WAY for member in instances)
-    steps, stuck = _plan_pool(wanted, pool, placement, may_grow=not growing)
+    # What nobody can see is not being made: it holds up nothing.
+    growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
+    fill_to = wanted.standby_floor if growing else wanted.standby_target
+    steps, stuck = _plan_pool(wanted, pool, placement, fill_to)
     return Sizing(tuple(steps), stuck)
 
 
@@ -109,15 +111,16 @@ def _grow(
         for member in claimed
     ]
     left = [member for member in pool if member not in claimed]
-    steps += _plan_pool(wanted, left, placement, may_grow=False)[0]
     why_cold = why_not_claimed(wanted, left, powers, len(claimed))
     for _ in range(missing - len(claimed)):
         host = placement.take(wanted.name, wanted.spec.machine.memory)
         if host is None:
-            return Sizing(tuple(steps), placement.why_full(wanted.spec.machine.memory))
+            shrink, _ = _plan_pool(wanted, left, placement, 0)
+            return Sizing((*steps, *shrink), placement.why_full(wanted.spec.machine.memory))
         reason = f"creating an instance of {wanted.name} cold: {why_cold}"
         steps.append(Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold"))
-    return Sizing(tuple(steps))
+    refill, stuck = _plan_pool(wanted, left, placement, wanted.standby_floor)
+    return Sizing((*steps, *refill), stuck)
 
 
 def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
@@ -156,22 +159,19 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
     return f"{power.value} instead of {wanted.pool_state.value}"
 
 
-def _plan_pool(
-    wanted: ScaleSet, pool: list[Member], placement: Placement, may_grow: bool
-) -> tuple[list[Step], str]:
+def _plan_pool(wanted: ScaleSet, pool: list[Member], placement: Placement, fill_to: int) -> tuple[list[Step], str]:
+    """Renew what is of an older model, shrink to the target, grow to `fill_to` (which is not above the target)."""
     stale = [member for member in pool if member.model != wanted.model]
     steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
     current = [member for member in pool if member.model == wanted.model]
     target = wanted.standby_target
     for member in _least_useful(current, "newest")[: max(len(current) - target, 0)]:
         steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
-    if not may_grow:
-        return steps, ""
-    for _ in range(target - len(current)):
+    for _ in range(fill_to - len(current)):
         host = placement.take(wanted.name, wanted.spec.machine.memory)
         if host is None:
             return steps, placement.why_full(wanted.spec.machine.memory)
-        reason = f"filling the standby pool of {wanted.name} to {target}"
+        reason = f"filling the standby pool of {wanted.name} to {fill_to}"
         steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
     return steps, ""
 

@@ -12,8 +12,10 @@ from orchestrator.models.members import Role
 from orchestrator.models.steps import Effect, EffectKind
 
 # What makes a host's processors and disks busy, in two lanes: machines made from nothing never hold back a
-# machine that only has to start (a claim, a restart). Shutting down and removing give room: they are not bounded.
+# machine that only has to start (a claim, a restart). Shutting down and removing give room: they are not bounded,
+# but have threads of their own, so that guests that do not hear hold back nobody.
 _LANES = (frozenset({EffectKind.CREATE, EffectKind.PROVISION}), frozenset({EffectKind.START, EffectKind.AWAIT}))
+_LIGHT_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Workers:
         self._lock = threading.Lock()
         self._works: dict[str, Work] = {}
         self._not_before: dict[str, float] = {}
-        self._pool = ThreadPoolExecutor(max_workers=hosts * (parallel * 2 + 8), thread_name_prefix="work")
+        self._heavy = ThreadPoolExecutor(max_workers=hosts * parallel * len(_LANES), thread_name_prefix="work")
+        self._light = ThreadPoolExecutor(max_workers=hosts * _LIGHT_THREADS, thread_name_prefix="light")
 
     def busy(self) -> dict[str, EffectKind]:
         """Member -> the effect under way on it."""
@@ -49,7 +52,8 @@ class Workers:
                 return False
             self._not_before.pop(effect.member.name, None)
             self._works[effect.member.name] = work
-        self._pool.submit(self._run, work, run, done)
+        pool = self._light if _lane_of(effect) is None else self._heavy
+        pool.submit(self._run, work, run, done)
         return True
 
     def interrupt(self, member: str) -> None:
@@ -69,7 +73,8 @@ class Workers:
             works = list(self._works.values())
         for work in works:
             work.cancelled.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._heavy, self._light):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, work: Work, run: Callable[[Work], None], done: Callable[[], None]) -> None:
         try:
@@ -80,7 +85,7 @@ class Workers:
             done()
 
     def _has_place(self, effect: Effect) -> bool:
-        lane = next((kinds for kinds in _LANES if effect.kind in kinds), None)
+        lane = _lane_of(effect)
         if lane is None:
             return True
         heavy = [
@@ -93,3 +98,7 @@ class Workers:
             if reserve >= max(self._parallel - 1, 1):
                 return False
         return len(heavy) < self._parallel
+
+
+def _lane_of(effect: Effect) -> frozenset[EffectKind] | None:
+    return next((kinds for kinds in _LANES if effect.kind in kinds), None)

@@ -119,8 +119,11 @@ _ENVIRONMENT = SandboxedEnvironment(
 
 
 def _fill(text: str, variables: dict[str, Any]) -> str:
+    # Jinja2 makes all line ends alike: those of DOS are put back, for the operator meant them.
+    dos = "\r\n" in text
     try:
-        return _ENVIRONMENT.from_string(text).render(variables)
+        filled = _ENVIRONMENT.from_string(text).render(variables)
+        return filled.replace("\n", "\r\n") if dos else filled
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
         number = getattr(error, "lineno", None)
         line = f" (line {number})" if number else ""

@@ -39,13 +39,8 @@ def restart(store: Store, target: str) -> Member:
 def remove(store: Store, target: str) -> Member:
     """Take this very instance away; the set is one smaller. A pool member is removed and replaced."""
     member = find_member(store, target)
-    wanted = get_set(store, member.set_name)
     _refuse_leaving(member)
-    if member.role is Role.STANDBY:
-        store.request(member, Request.REMOVE)
-        return member
-    smaller = wanted.spec.model_copy(update={"instances": max(wanted.spec.instances - 1, 0)})
-    store.request(member, Request.REMOVE, smaller)
+    store.request(member, Request.REMOVE, fewer=1 if member.role is Role.INSTANCE else 0)
     return member
 
 

@@ -18,7 +18,7 @@ from orchestrator.models.events import Event
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.store.database import Database
-from orchestrator.store.rows import read_event, read_image, read_member, read_set
+from orchestrator.store.rows import read_event, read_image, read_member, read_set, read_spec
 from orchestrator.store.tables import events, facts, images, leases, members, sets
 
 
@@ -156,16 +156,19 @@ class Store:
                 raise NotFound(f"there is no scale set {name!r}", "see 'understudy status'")
             self._note(connection, name, "", "set_deleting", f"{name} is to be deleted")
 
-    def request(self, member: Member, wish: Request, spec: ScaleSetSpec | None = None) -> None:
-        """Ask something of one member, and change its set's spec with it where given (remove: one fewer)."""
+    def request(self, member: Member, wish: Request, fewer: int = 0) -> None:
+        """Ask something of one member, and make its set so many instances smaller with the same write."""
         reason = f"{wish.value} was asked for"
         with self.database.write() as connection:
             connection.execute(
                 update(members).where(members.c.name == member.name).values(request=wish.value, reason=reason)
             )
             values: dict[str, Any] = {"generation": sets.c.generation + 1}
-            if spec is not None:
-                values["spec"] = spec.to_json()
+            if fewer:
+                text = connection.execute(select(sets.c.spec).where(sets.c.name == member.set_name)).scalar_one()
+                spec = read_spec(text)
+                smaller = spec.model_copy(update={"instances": max(spec.instances - fewer, 0)})
+                values["spec"] = smaller.to_json()
             connection.execute(update(sets).where(sets.c.name == member.set_name).values(**values))
             self._note(connection, member.set_name, member.name, f"{wish.value}_requested", reason)
 

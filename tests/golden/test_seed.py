@@ -169,3 +169,9 @@ def test_no_identity_breaks_out_of_its_place(text: str) -> None:
 
 def test_a_seed_is_the_same_whenever_it_is_rendered() -> None:
     assert seed(USER_DATA) == seed(USER_DATA)
+
+
+def test_line_ends_of_user_data_are_the_operators() -> None:
+    text = "#!/bin/sh\r\necho {{ instance.name }}\r\n"
+    made = render_user_data(make_spec(setup={"user_data": text}), "web-1", "127.0.0.2")
+    assert made == "#!/bin/sh\r\necho web-1\r\n"

@@ -99,3 +99,12 @@ def test_a_guest_in_user_mode_is_told_qemus_addresses(
     member = make_member()
     told = user_addressing("127.77.0.0/16", outbound).guest_network(member)
     assert told == GuestNetwork(member.mac, "10.0.2.15/24", gateway, servers)
+
+
+def test_reservations_of_our_own_machines_are_ours_to_give_out_again() -> None:
+    ours = [f"192.168.122.{number}" for number in range(2, 8)]
+    subnet = Subnet("192.168.122.0/28", "192.168.122.1", (), ("192.168.122.1", "192.168.122.9", *ours))
+    addressing = network_addressing("default", subnet, "", ours)
+    assert set(ours) <= set(addressing.candidates())
+    assert "192.168.122.9" not in set(addressing.candidates())
+    assert addressing.capacity() == 14 - 2

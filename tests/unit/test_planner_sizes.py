@@ -472,3 +472,21 @@ def test_nothing_is_concluded_while_work_is_under_way_or_soon_due() -> None:
     wanted = make_set()
     members = make_members(wanted, 2, phase=Phase.READY)
     assert not [step for step in steps_for(wanted, members) if isinstance(step, Settle)]
+
+
+def test_an_instance_on_a_silent_host_does_not_hold_up_the_reserve_on_the_others() -> None:
+    wanted = make_set(make_spec(instances=1, standby={"max_ready": 3}))
+    lost = make_member(wanted, phase=Phase.STARTING, host="silent")
+    hosts = see_world(HostSighting("silent", "a", answers=False), see_host(name="fine"))
+    steps = plan(wish(wanted, members=[lost]), hosts, {}, NOW).steps
+    assert sum(isinstance(step, Admit) for step in steps) == 2
+
+
+def test_below_the_floor_a_replacement_starts_at_once() -> None:
+    wanted = make_set(make_spec(instances=2, standby={"max_ready": 4, "min_ready": 1}))
+    members = [
+        make_member(wanted, "00001", phase=Phase.STARTING),
+        make_member(wanted, "00002", phase=Phase.PROVISIONING),
+    ]
+    steps = plan(wish(wanted, members=members), see_world(see_host(*map(see_machine, members))), {}, NOW).steps
+    assert [step.role for step in steps if isinstance(step, Admit)] == [Role.STANDBY]

@@ -404,3 +404,19 @@ def test_any_bytes_are_a_set_or_refused(tmp_path: Path, content: bytes) -> None:
         load_scale_sets(file)
     except SpecError as error:
         assert str(file) in error.message
+
+
+@pytest.mark.parametrize("text", ["{ssh_keys: {}}", "{packages: [], 'disable_root': true}"])
+def test_user_data_in_flow_style_may_not_lock_us_out_either(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cc.yaml").write_text(f"#cloud-config\n{text}\n", encoding="utf-8")
+    file = tmp_path / "web.yaml"
+    file.write_text("name: web\nimage: micro\nsetup: {user_data_file: cc.yaml}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="needs it to reach the guest"):
+        load_scale_sets(file)
+
+
+def test_an_upload_has_only_its_published_keys(tmp_path: Path) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text("name: web\nimage: micro\nsetup: {steps: [{upload: {source: ., to: /x}}]}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match="source"):
+        load_scale_sets(file)

@@ -174,3 +174,14 @@ def test_a_member_whose_work_failed_rests_while_others_go_on(gate: Gate) -> None
     assert start(workers, gate, effect(1), effect(2), effect(3)) == [False, True, True]
     gate.opened.set()
     workers.stop()
+
+
+def test_machines_that_do_not_hear_hold_back_no_claim(gate: Gate) -> None:
+    workers = Workers(parallel=1, hosts=1)
+    deaf = [effect(number, EffectKind.SHUT_DOWN) for number in range(40)]
+    assert all(start(workers, gate, *deaf))
+    begun = threading.Event()
+    assert workers.try_start(effect(99, EffectKind.START), lambda work: begun.set(), lambda: None)
+    assert begun.wait(SECONDS)
+    gate.opened.set()
+    workers.stop()
