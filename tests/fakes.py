@@ -223,8 +223,8 @@ class FakeHypervisor:
             self._answer("start_machine", domain)
             machine = self._get(domain)
             if machine.power is not Power.RUNNING:
+                machine.boots += machine.power is not Power.HIBERNATED
                 machine.power = Power.RUNNING
-                machine.boots += 1
 
     def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
         with self._changing():
@@ -238,6 +238,14 @@ class FakeHypervisor:
                 raise Interrupted(f"shutting down {domain} is no longer wanted")
             machine.power = Power.STOPPED
             return not is_deaf
+
+    def hibernate_machine(self, domain: str) -> None:
+        with self._changing():
+            self._answer("hibernate_machine", domain)
+            machine = self._get(domain)
+            if machine.power not in (Power.RUNNING, Power.HIBERNATED):
+                raise HostError(f"{domain} is off: there is no memory to save")
+            machine.power = Power.HIBERNATED
 
     def destroy_machine(self, domain: str) -> None:
         with self._changing():
@@ -590,6 +598,9 @@ class FakeGuestShell:
     def run(self, command: str, patience: Patience) -> None:
         self.commands.append(command)
         self.guest.execute(self.member, command)
+
+    def set_clock(self, now: float, patience: Patience) -> None:
+        self.run(f"date -u -s @{round(now)}", patience)
 
     def upload(self, archive: Path, patience: Patience) -> None:
         if not archive.exists():

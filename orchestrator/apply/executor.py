@@ -10,7 +10,7 @@ from orchestrator.apply.addressing import Addressing
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import ConnectionLost, GuestError, HostError
 from orchestrator.models.machine import Blueprint
-from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
 from orchestrator.models.spec import SSH_PORT
 from orchestrator.models.steps import Effect, EffectKind
@@ -60,6 +60,7 @@ class Executor:
             EffectKind.START: self._start,
             EffectKind.AWAIT: self._await,
             EffectKind.SHUT_DOWN: self._shut_down,
+            EffectKind.HIBERNATE: self._hibernate,
             EffectKind.DESTROY: self._destroy,
         }
 
@@ -117,7 +118,21 @@ class Executor:
         self._host(member.host).start_machine(domain_name(self._installation.prefix, member.name))
 
     def _await(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
-        self._await_services(member, wanted, self._patience(wanted, cancelled))
+        patience = self._patience(wanted, cancelled)
+        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file != "none":
+            self._set_clock(member, patience)
+        self._await_services(member, wanted, patience)
+
+    def _set_clock(self, member: Member, patience: Patience) -> None:
+        """A guest goes on with the time at which it was hibernated."""
+        shell = self._world.guest.open_shell(self.guest_address(member), patience)
+        try:
+            shell.set_clock(self._world.clock.now(), patience)
+        finally:
+            shell.close()
+
+    def _hibernate(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+        self._host(member.host).hibernate_machine(domain_name(self._installation.prefix, member.name))
 
     def _shut_down(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         domain, deadline = domain_name(self._installation.prefix, member.name), self._installation.shutdown_timeout

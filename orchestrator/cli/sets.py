@@ -97,6 +97,7 @@ class State(enum.StrEnum):
 
     running = "running"
     stopped = "stopped"
+    hibernated = "hibernated"
 
 
 def pool(

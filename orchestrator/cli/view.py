@@ -88,7 +88,7 @@ def _print_set(one: dict[str, Any]) -> None:
 
 def _print_pool(pool: dict[str, Any]) -> None:
     say(
-        f"  standby pool: {pool['ready']} of {pool['target']} ready, kept {pool['state']}, "
+        f"  standby pool: {pool['ready']} of {pool['target']} ready, kept {_state_words(pool['state'])}, "
         f"max_ready {pool['max_ready']}, min_ready {pool['min_ready']}, {pool['health']}"
     )
     for zone, counts in pool["zones"].items():
@@ -150,3 +150,7 @@ def schema() -> None:
     from orchestrator.models.spec import ScaleSetSpec
 
     print_json(ScaleSetSpec.model_json_schema(by_alias=True))
+
+
+def _state_words(state: str | dict[str, str]) -> str:
+    return state if isinstance(state, str) else ", ".join(f"{share} {name}" for name, share in state.items())

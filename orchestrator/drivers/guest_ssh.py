@@ -89,6 +89,9 @@ class SshShell:
             tail = _plain(output)[-_TAIL:]
             raise GuestError(f"in {self._name}, {command!r} ended with status {status}: {tail}".rstrip(": "))
 
+    def set_clock(self, now: float, patience: Patience) -> None:
+        self.run(f"date -u -s @{round(now)}", patience)
+
     def upload(self, archive: Path, patience: Patience) -> None:
         remote = f"/tmp/.understudy-{archive.stem[:16]}.tar"  # noqa: S108 - in the guest, as root, random enough
         try:

@@ -33,20 +33,29 @@ class Action(StrEnum):
     RETRY = "retry"  # failed and clean: try again when the pause is over
 
 
-RUNNING, STOPPED, CRASHED, ABSENT = Power.RUNNING, Power.STOPPED, Power.CRASHED, Power.ABSENT
+RUNNING, STOPPED, HIBERNATED = Power.RUNNING, Power.STOPPED, Power.HIBERNATED
+CRASHED, ABSENT = Power.CRASHED, Power.ABSENT
 A = Action
 
+_SEEN = (RUNNING, STOPPED, HIBERNATED, CRASHED, ABSENT)
+
+
+def _row(*actions: Action) -> dict[Power, Action]:
+    return dict(zip(_SEEN, actions, strict=True))
+
+
 TABLE: dict[Phase, dict[Power, Action]] = {
-    Phase.CREATING: {RUNNING: A.CREATE, STOPPED: A.CREATE, CRASHED: A.CREATE, ABSENT: A.CREATE},
-    Phase.PROVISIONING: {RUNNING: A.PROVISION, STOPPED: A.FAIL, CRASHED: A.FAIL, ABSENT: A.FAIL},
-    Phase.READY: {RUNNING: A.SETTLE_IN, STOPPED: A.HEAL, CRASHED: A.HEAL, ABSENT: A.REBUILD},
-    Phase.PARKING: {RUNNING: A.PARK, STOPPED: A.REST, CRASHED: A.REBUILD, ABSENT: A.REBUILD},
-    Phase.STANDBY: {RUNNING: A.KEEP, STOPPED: A.KEEP, CRASHED: A.REBUILD, ABSENT: A.REBUILD},
-    Phase.STARTING: {RUNNING: A.AWAIT, STOPPED: A.START, CRASHED: A.START, ABSENT: A.REBUILD},
-    Phase.IN_SERVICE: {RUNNING: A.WATCH, STOPPED: A.HEAL, CRASHED: A.HEAL, ABSENT: A.REBUILD},
-    Phase.DRAINING: {RUNNING: A.DRAIN, STOPPED: A.CONTINUE, CRASHED: A.CONTINUE, ABSENT: A.CONTINUE},
-    Phase.DELETING: {RUNNING: A.DESTROY, STOPPED: A.DESTROY, CRASHED: A.DESTROY, ABSENT: A.DESTROY},
-    Phase.FAILED: {RUNNING: A.CLEAN, STOPPED: A.CLEAN, CRASHED: A.CLEAN, ABSENT: A.RETRY},
+    # phase: running, stopped, hibernated, crashed, absent
+    Phase.CREATING: _row(A.CREATE, A.CREATE, A.CREATE, A.CREATE, A.CREATE),
+    Phase.PROVISIONING: _row(A.PROVISION, A.FAIL, A.FAIL, A.FAIL, A.FAIL),
+    Phase.READY: _row(A.SETTLE_IN, A.HEAL, A.HEAL, A.HEAL, A.REBUILD),
+    Phase.PARKING: _row(A.PARK, A.REST, A.REST, A.REBUILD, A.REBUILD),
+    Phase.STANDBY: _row(A.KEEP, A.KEEP, A.KEEP, A.REBUILD, A.REBUILD),
+    Phase.STARTING: _row(A.AWAIT, A.START, A.START, A.START, A.REBUILD),
+    Phase.IN_SERVICE: _row(A.WATCH, A.HEAL, A.HEAL, A.HEAL, A.REBUILD),
+    Phase.DRAINING: _row(A.DRAIN, A.CONTINUE, A.CONTINUE, A.CONTINUE, A.CONTINUE),
+    Phase.DELETING: _row(A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY),
+    Phase.FAILED: _row(A.CLEAN, A.CLEAN, A.CLEAN, A.CLEAN, A.RETRY),
 }
 
 # What an effect that succeeded makes of its member; None: the record goes too.
@@ -56,6 +65,7 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.STARTING, EffectKind.START): Phase.STARTING,
     (Phase.STARTING, EffectKind.AWAIT): Phase.READY,
     (Phase.PARKING, EffectKind.SHUT_DOWN): Phase.STANDBY,
+    (Phase.PARKING, EffectKind.HIBERNATE): Phase.STANDBY,
     (Phase.DRAINING, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.IN_SERVICE, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.READY, EffectKind.SHUT_DOWN): Phase.STARTING,
@@ -76,8 +86,8 @@ FATAL = frozenset(
 
 # Work that waits for a guest cannot succeed once its machine is seen like this.
 HOPELESS: dict[EffectKind, frozenset[Power]] = {
-    EffectKind.PROVISION: frozenset({STOPPED, CRASHED, ABSENT}),
-    EffectKind.AWAIT: frozenset({STOPPED, CRASHED, ABSENT}),
+    EffectKind.PROVISION: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
+    EffectKind.AWAIT: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
 }
 
 # Phases in which a machine may carry sessions, so that it is drained before anything is done to it.

@@ -42,6 +42,7 @@ class PoolState(StrEnum):
     """The power state in which ready pool members are parked."""
 
     RUNNING = "running"
+    HIBERNATED = "hibernated"  # memory saved to disk
     STOPPED = "stopped"
 
 
@@ -64,7 +65,8 @@ class Image:
 
 @dataclass(frozen=True)
 class Member:
-    """One instance or pool member. Times are seconds since the epoch."""
+    """One instance or pool member. Times are seconds since the epoch. `parked` is the state a pool member is, or
+    is being, parked in; a claimed one keeps it until it is in service."""
 
     name: str
     set_name: str
@@ -82,6 +84,7 @@ class Member:
     failures: int
     created_at: float
     phase_since: float
+    parked: PoolState | None = None
 
     @property
     def is_leaving(self) -> bool:
@@ -128,5 +131,15 @@ class ScaleSet:
         return 0 if self.deleting else self.spec.instances
 
     @property
+    def pool_shares(self) -> dict[PoolState, int]:
+        """Percent of the pool by the state it is parked in; they add up to 100."""
+        pool = self.spec.standby
+        return (
+            {PoolState(state): share for state, share in pool.shares.items()} if pool else {PoolState.STOPPED: 100}
+        )
+
+    @property
     def pool_state(self) -> PoolState:
-        return PoolState(self.spec.standby.state) if self.spec.standby else PoolState.STOPPED
+        """The state of the pool; of a mix, its largest part."""
+        shares = self.pool_shares
+        return max(shares, key=lambda state: shares[state])

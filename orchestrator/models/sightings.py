@@ -12,6 +12,7 @@ class Power(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
+    HIBERNATED = "hibernated"  # off, its memory saved
     CRASHED = "crashed"
     ABSENT = "absent"
     UNKNOWN = "unknown"  # the host did not answer

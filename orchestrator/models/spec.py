@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.models.naming import LOOPBACK_SHIFT
-from orchestrator.models.units import Duration, Size
+from orchestrator.models.units import Duration, Percent, Size, parse_percent
 
 SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
 PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
@@ -134,12 +134,34 @@ class Endpoint(_Part):
         return self
 
 
-class StandbySpec(_Part):
-    """The standby pool: target size is max(min_ready, max_ready - instances)."""
+ParkedState = Literal["running", "stopped", "hibernated"]
 
-    state: Literal["running", "stopped"] = "stopped"
+
+class StandbySpec(_Part):
+    """The standby pool: target size is max(min_ready, max_ready - instances). `state` may be a mix by percent."""
+
+    state: ParkedState | dict[ParkedState, Percent] = "stopped"
     max_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)]
     min_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _a_state_or_a_mix(cls, state: object) -> object:
+        words = get_args(ParkedState)
+        if isinstance(state, dict):
+            total = sum(parse_percent(share) for share in state.values())
+            if set(state) <= set(words) and total != 100:
+                raise ValueError(f"the percentages add up to {total}, not to 100")
+        if not set(state if isinstance(state, dict) else [str(state)]) <= set(words):
+            raise ValueError(
+                f"{state!r} is none of {', '.join(words)} and no mix such as {{running: 20%, stopped: 80%}}"
+            )
+        return state
+
+    @property
+    def shares(self) -> dict[ParkedState, int]:
+        """Percent of the pool by state."""
+        return self.state if isinstance(self.state, dict) else {self.state: 100}
 
     @model_validator(mode="after")
     def _ordered(self) -> StandbySpec:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.members import Member, Phase, Role
+from orchestrator.models.members import Member, Phase, PoolState, Role
 
 
 class EffectKind(StrEnum):
@@ -19,6 +19,7 @@ class EffectKind(StrEnum):
     START = "start"  # the domain is started
     AWAIT = "await"  # readiness of a machine set up before
     SHUT_DOWN = "shut_down"  # clean, by force after a deadline
+    HIBERNATE = "hibernate"  # memory to disk, then off
     DESTROY = "destroy"  # domain, disks, seed, console log
 
 
@@ -45,13 +46,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Advance:
-    """Record a member's next phase. `new_body` starts a new incarnation; `answered` clears its request."""
+    """Record a member's next phase. `new_body` starts a new incarnation; `answered` clears its request; `parked`
+    is the state in which a pool member is parked."""
 
     member: Member
     phase: Phase
     reason: str
     new_body: bool = False
     answered: bool = False
+    parked: PoolState | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ _SIZE_FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DURATION_FACTORS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_MS = 10**15
 _LARGEST = 2**80  # bytes
+_PERCENT = re.compile(r"^([0-9]{1,3})%$")
 _QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
 
 
@@ -57,6 +58,14 @@ def format_duration(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
+def parse_percent(value: object) -> int:
+    """`"20%"` -> 20. Raises ValueError for anything but whole percents from 1 to 100."""
+    match = _PERCENT.match(value) if isinstance(value, str) else None
+    if match is None or not 1 <= int(match[1]) <= 100:
+        raise ValueError(f"{value!r} is no percentage from 1% to 100%, for example 20%")
+    return int(match[1])
+
+
 def _split(value: object, factors: dict[str, int] | dict[str, float], example: str) -> tuple[float, str]:
     units = ", ".join(factors)
     match = _QUANTITY.match(value) if isinstance(value, str) else None
@@ -78,4 +87,10 @@ Duration = Annotated[
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
     WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s*(ms|s|min|h|d)$"}),
+]
+Percent = Annotated[
+    int,
+    BeforeValidator(parse_percent),
+    PlainSerializer(lambda share: f"{share}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^(100|[1-9][0-9]?)%$"}),
 ]

@@ -7,6 +7,7 @@ from orchestrator.models.members import Member, Phase, PoolState, Request, Role,
 from orchestrator.models.naming import backend_name, reachable_port
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import Endpoint
+from orchestrator.planner.parking import parked_state
 from orchestrator.planner.world import Desired, sighting_of
 
 
@@ -56,8 +57,8 @@ def rotation_of(member: Member, wanted: ScaleSet, power: Power) -> Rotation | No
         if member.request is Request.REMOVE and member.phase is Phase.READY:
             return None
         return Rotation.READY if power in (Power.RUNNING, Power.UNKNOWN) else Rotation.MAINT
-    running_pool = wanted.pool_state is PoolState.RUNNING and member.phase is Phase.STANDBY
-    if running_pool or member.phase is Phase.STARTING:
+    stands_by_running = member.phase is Phase.STANDBY and parked_state(member, wanted) is PoolState.RUNNING
+    if stands_by_running or member.phase is Phase.STARTING:
         return Rotation.MAINT
     return None
 

@@ -11,6 +11,7 @@ from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation
 from orchestrator.models.steps import Advance, Effect, EffectKind, Step
 from orchestrator.planner.backoff import RetryLimits, retry_at
+from orchestrator.planner.parking import PARKED_POWER, parked_state
 
 
 @dataclass(frozen=True)
@@ -24,43 +25,39 @@ class MemberPlan:
 
 
 @dataclass(frozen=True)
-class _View:
+class MemberView:
+    """All that decides about one member. `park_in` is the state a pool member is to be parked in."""
+
     member: Member
     wanted: ScaleSet
     sighting: MachineSighting
     balancer: BalancerSighting
     now: float
     limits: RetryLimits
+    park_in: PoolState
 
 
-def plan_member(
-    member: Member,
-    wanted: ScaleSet,
-    sighting: MachineSighting,
-    balancer: BalancerSighting,
-    now: float,
-    limits: RetryLimits,
-) -> MemberPlan:
-    """What to do next about one member on which no work is under way."""
+def plan_member(view: MemberView) -> MemberPlan:
+    """What to do next about a member on which no work is under way."""
+    member, sighting = view.member, view.sighting
     if sighting.power is Power.UNKNOWN:
         return MemberPlan(waiting=f"host {member.host} of {member.name} does not answer", is_stuck=True)
-    view = _View(member, wanted, sighting, balancer, now, limits)
     too_early = member.request is Request.RESTART and member.phase in (*UNFINISHED, Phase.FAILED)
     if member.request is not None and not too_early and member.phase not in (Phase.DRAINING, Phase.DELETING):
         return _begin_request(view, member.request)
-    if member.phase in UNFINISHED and member.model != wanted.model:
+    if member.phase in UNFINISHED and member.model != view.wanted.model:
         return _advance(view, Phase.CREATING, f"the model changed before {member.name} was done", new_body=True)
     return _ACTIONS[TABLE[member.phase][sighting.power]](view)
 
 
-def _begin_request(view: _View, request: Request) -> MemberPlan:
+def _begin_request(view: MemberView, request: Request) -> MemberPlan:
     member = view.member
     if member.phase in CARRIES_TRAFFIC and member.role is Role.INSTANCE and view.sighting.power is Power.RUNNING:
         return _advance(view, Phase.DRAINING, f"draining {member.name}: {member.reason}")
     return _answer(view, request)
 
 
-def _answer(view: _View, request: Request) -> MemberPlan:
+def _answer(view: MemberView, request: Request) -> MemberPlan:
     member = view.member
     if request is Request.RESTART:
         if view.sighting.power is Power.RUNNING:
@@ -73,34 +70,32 @@ def _answer(view: _View, request: Request) -> MemberPlan:
     return MemberPlan((step,))
 
 
-def _advance(view: _View, phase: Phase, reason: str, new_body: bool = False) -> MemberPlan:
+def _advance(view: MemberView, phase: Phase, reason: str, new_body: bool = False) -> MemberPlan:
     return MemberPlan((Advance(view.member, phase, reason, new_body=new_body),))
 
 
-def _effect(view: _View, kind: EffectKind, reason: str) -> MemberPlan:
+def _effect(view: MemberView, kind: EffectKind, reason: str) -> MemberPlan:
     return MemberPlan((Effect(kind, view.member, reason),))
 
 
-def _create(view: _View) -> MemberPlan:
+def _create(view: MemberView) -> MemberPlan:
     member = view.member
     return _effect(view, EffectKind.CREATE, f"creating machine {member.incarnation} of {member.name}")
 
 
-def _provision(view: _View) -> MemberPlan:
+def _provision(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.PROVISION, f"setting up {view.member.name}")
 
 
-def _fail(view: _View) -> MemberPlan:
+def _fail(view: MemberView) -> MemberPlan:
     power = view.sighting.power.value
     return _advance(view, Phase.FAILED, f"machine of {view.member.name} is {power} before its setup ended")
 
 
-def _settle_in(view: _View) -> MemberPlan:
+def _settle_in(view: MemberView) -> MemberPlan:
     member = view.member
     if member.role is Role.STANDBY:
-        if view.wanted.pool_state is PoolState.STOPPED:
-            return _advance(view, Phase.PARKING, f"{member.name} is ready; parking it stopped")
-        return _advance(view, Phase.STANDBY, f"{member.name} is ready, standing by running")
+        return _park_in(view, f"{member.name} is ready")
     for endpoint in view.wanted.spec.endpoints:
         server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
         if server is None or server.state is not Rotation.READY:
@@ -109,48 +104,69 @@ def _settle_in(view: _View) -> MemberPlan:
     return _advance(view, Phase.IN_SERVICE, f"{member.name} is in service")
 
 
-def _start(view: _View) -> MemberPlan:
+def _start(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.START, f"starting {view.member.name}")
 
 
-def _await(view: _View) -> MemberPlan:
+def _await(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.AWAIT, f"waiting for the services of {view.member.name}")
 
 
-def _park(view: _View) -> MemberPlan:
+def _park_in(view: MemberView, why: str) -> MemberPlan:
+    """A running member goes to the state it is to be parked in."""
+    state = view.park_in
+    if state is PoolState.RUNNING:
+        step = Advance(view.member, Phase.STANDBY, f"{why}, standing by running", parked=state)
+    else:
+        step = Advance(view.member, Phase.PARKING, f"{why}; parking it {state.value}", parked=state)
+    return MemberPlan((step,))
+
+
+def _park(view: MemberView) -> MemberPlan:
+    if parked_state(view.member, view.wanted) is PoolState.HIBERNATED:
+        return _effect(view, EffectKind.HIBERNATE, f"hibernating {view.member.name} for the pool")
     return _effect(view, EffectKind.SHUT_DOWN, f"stopping {view.member.name} for the pool")
 
 
-def _rest(view: _View) -> MemberPlan:
-    return _advance(view, Phase.STANDBY, f"{view.member.name} stands by stopped")
+def _rest(view: MemberView) -> MemberPlan:
+    state, power = parked_state(view.member, view.wanted), view.sighting.power
+    if state is PoolState.HIBERNATED and power is not Power.HIBERNATED:
+        return _advance(view, Phase.STARTING, f"{view.member.name} went off before its memory was saved")
+    return _advance(view, Phase.STANDBY, f"{view.member.name} stands by {power.value}")
 
 
-def _keep(view: _View) -> MemberPlan:
-    name, running = view.member.name, view.sighting.power is Power.RUNNING
-    if view.wanted.pool_state is PoolState.STOPPED and running:
-        return _advance(view, Phase.PARKING, f"{name} runs, but the pool is kept stopped")
-    if view.wanted.pool_state is PoolState.RUNNING and not running:
-        return _advance(view, Phase.STARTING, f"{name} is off, but the pool is kept running")
-    return MemberPlan()
+def _keep(view: MemberView) -> MemberPlan:
+    """Parked as it should be, or moved there; a machine that is off goes through running (row B10)."""
+    member, power = view.member, view.sighting.power
+    if power is PARKED_POWER[view.park_in]:
+        if member.parked in (None, view.park_in):
+            return MemberPlan()
+        step = Advance(member, Phase.STANDBY, f"{member.name} stands by {power.value}", parked=view.park_in)
+        return MemberPlan((step,))
+    if power is Power.RUNNING:
+        return _park_in(view, f"{member.name} runs, but is to be kept {view.park_in.value}")
+    return _advance(
+        view, Phase.STARTING, f"{member.name} is {power.value}, but is to be kept {view.park_in.value}"
+    )
 
 
-def _watch(view: _View) -> MemberPlan:
+def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
         return _advance(view, Phase.STARTING, f"the guest of {view.member.name} restarts by itself")
     return MemberPlan()
 
 
-def _heal(view: _View) -> MemberPlan:
+def _heal(view: MemberView) -> MemberPlan:
     power = view.sighting.power.value
     return _advance(view, Phase.STARTING, f"machine of {view.member.name} is {power}; starting it again")
 
 
-def _rebuild(view: _View) -> MemberPlan:
+def _rebuild(view: MemberView) -> MemberPlan:
     reason = f"machine of {view.member.name} is {view.sighting.power.value}; making a new one from the image"
     return _advance(view, Phase.CREATING, reason, new_body=True)
 
 
-def _drain(view: _View) -> MemberPlan:
+def _drain(view: MemberView) -> MemberPlan:
     member = view.member
     sessions = 0
     for endpoint in view.wanted.spec.endpoints:
@@ -173,22 +189,22 @@ def _drain(view: _View) -> MemberPlan:
 DRAIN_LOOK = 0.05
 
 
-def _continue(view: _View) -> MemberPlan:
+def _continue(view: MemberView) -> MemberPlan:
     request = view.member.request
     if request is None:
         return _advance(view, Phase.STARTING, f"{view.member.name} returns to service")
     return _answer(view, request)
 
 
-def _destroy(view: _View) -> MemberPlan:
+def _destroy(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.DESTROY, f"removing the machine of {view.member.name}")
 
 
-def _clean(view: _View) -> MemberPlan:
+def _clean(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.DESTROY, f"removing the failed machine of {view.member.name}")
 
 
-def _retry(view: _View) -> MemberPlan:
+def _retry(view: MemberView) -> MemberPlan:
     member = view.member
     due = retry_at(member, view.limits)
     if view.now < due:
@@ -198,7 +214,7 @@ def _retry(view: _View) -> MemberPlan:
     )
 
 
-_ACTIONS: dict[Action, Callable[[_View], MemberPlan]] = {
+_ACTIONS: dict[Action, Callable[[MemberView], MemberPlan]] = {
     Action.CREATE: _create,
     Action.PROVISION: _provision,
     Action.FAIL: _fail,

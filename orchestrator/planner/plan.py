@@ -25,7 +25,8 @@ from orchestrator.models.steps import (
     Step,
 )
 from orchestrator.planner.balancer import desired_balancer
-from orchestrator.planner.member import MemberPlan, plan_member
+from orchestrator.planner.member import MemberPlan, MemberView, plan_member
+from orchestrator.planner.parking import assign_states, parked_state
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.sizing import plan_sizes
 from orchestrator.planner.world import Desired, sighting_of
@@ -80,12 +81,19 @@ def _plan_set(
     desired, observed, busy, now = context
     steps: list[Step] = []
     waits: list[MemberPlan] = []
+    pool = [
+        one for one in members if one.role is Role.STANDBY and not one.is_leaving and one.model == wanted.model
+    ]
+    states = assign_states(wanted, pool)
     for member in members:
         sighting = sighting_of(member, desired.prefix, observed)
         if member.name in busy:
             steps += _interrupts(member, wanted, busy[member.name], sighting)
             continue
-        outcome = plan_member(member, wanted, sighting, observed.balancer, now, desired.limits)
+        park_in = states.get(member.name) or parked_state(member, wanted)
+        outcome = plan_member(
+            MemberView(member, wanted, sighting, observed.balancer, now, desired.limits, park_in)
+        )
         steps += outcome.steps
         if outcome.waiting:
             waits.append(outcome)
@@ -161,6 +169,7 @@ _EFFECT_URGENCY = {
     EffectKind.START: 1,
     EffectKind.AWAIT: 1,
     EffectKind.SHUT_DOWN: 3,
+    EffectKind.HIBERNATE: 3,
     EffectKind.DESTROY: 3,
     EffectKind.PROVISION: 4,
     EffectKind.CREATE: 5,

@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Retire, Step
+from orchestrator.planner.parking import CLAIM_ORDER, PARKED_POWER, parked_state
 from orchestrator.planner.placement import Placement
 
 # From the least to the most useful member of each role: what is dropped first when there are too many.
@@ -28,7 +29,6 @@ _USEFULNESS = (
 )
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _SWAP_AFTER = 2
-_PARKED_POWER = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,11 @@ def _swap_failed(
 def _claimable(
     wanted: ScaleSet, pool: list[Member], state: tuple[Mapping[str, Power], frozenset[str]]
 ) -> list[Member]:
-    """Oldest first."""
+    """What serves soonest first, of those the oldest."""
     powers, busy = state
     ready = [member for member in pool if is_claimable(member, wanted, powers[member.name], busy)]
-    return sorted(ready, key=lambda member: (member.created_at, member.name))
+    speed = {member.name: CLAIM_ORDER.index(parked_state(member, wanted)) for member in ready}
+    return sorted(ready, key=lambda member: (speed[member.name], member.created_at, member.name))
 
 
 def _grow(
@@ -124,13 +125,15 @@ def _grow(
 
 
 def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
-    """A ready member of the current model, seen in the pool's declared power state (row B5)."""
+    """A ready member of the current model, seen in the power state it is parked in, which the pool still declares
+    (row B5)."""
     return (
         member.phase is Phase.STANDBY
         and member.name not in busy
         and member.request is None
         and member.model == wanted.model
-        and power is _PARKED_POWER[wanted.pool_state]
+        and parked_state(member, wanted) in wanted.pool_shares
+        and power is PARKED_POWER[parked_state(member, wanted)]
     )
 
 
@@ -154,9 +157,10 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
         return "on a host that does not answer"
     if member.model != wanted.model:
         return "of an older model"
-    if power is _PARKED_POWER[wanted.pool_state]:
+    state = parked_state(member, wanted)
+    if power is PARKED_POWER[state] and state in wanted.pool_shares:
         return ""
-    return f"{power.value} instead of {wanted.pool_state.value}"
+    return f"{power.value} instead of {' or '.join(wanted.pool_shares)}"
 
 
 def _plan_pool(wanted: ScaleSet, pool: list[Member], placement: Placement, fill_to: int) -> tuple[list[Step], str]:

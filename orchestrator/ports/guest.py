@@ -37,6 +37,9 @@ class GuestShell(Protocol):
     def run(self, command: str, patience: Patience) -> None:
         """Runs a command as root. Raises GuestError with the output's tail on a status other than 0."""
 
+    def set_clock(self, now: float, patience: Patience) -> None:
+        """Tells a guest that slept what time it is (epoch seconds, within half a second)."""
+
     def upload(self, archive: Path, patience: Patience) -> None:
         """Unpacks an upload archive (see `config.uploads`) at the guest's root."""
 

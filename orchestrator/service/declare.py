@@ -73,8 +73,22 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
         )
     render_user_data(spec, f"{spec.name}-00000", "127.0.0.1")
     current = next((one for one in known.sets if one.name == spec.name), None)
+    _check_pool_change(current, spec)
     _check_memory(known, spec, current, around)
     _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _check_pool_change(current: ScaleSet | None, spec: ScaleSetSpec) -> None:
+    """Stopped members have no memory to save: they would have to be started for it (row B10)."""
+    if current is None or current.spec.standby is None or spec.standby is None:
+        return
+    before, after = current.spec.standby.shares, spec.standby.shares
+    fewer_stopped = after.get("stopped", 0) < before.get("stopped", 0)
+    if fewer_stopped and after.get("hibernated", 0) > before.get("hibernated", 0):
+        raise Conflict(
+            f"set {spec.name!r}: its standby pool cannot go from stopped to hibernated directly",
+            f"go through running: understudy pool {spec.name} --state running, then --state hibernated",
+        )
 
 
 def _check_memory(known: Snapshot, spec: ScaleSetSpec, current: ScaleSet | None, around: Surroundings) -> None:

@@ -56,6 +56,7 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "role": member.role.value,
         "phase": member.phase.value,
         "power": _POWERS.get(power, power.value),
+        "parked": member.parked.value if member.parked else None,
         "zone": member.zone,
         "host": member.host,
         "address": member.address,
@@ -91,9 +92,9 @@ def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]
     zones: dict[str, Counter[str]] = {}
     for row in reserve:
         zones.setdefault(row["zone"], Counter())[pool_state_of(row)] += 1
-    ready = [row for row in reserve if row["phase"] == "standby" and row["power"] == wanted.pool_state.value]
+    ready = [row for row in reserve if row["phase"] == "standby" and row["power"] in _parked_as(row, wanted)]
     return {
-        "state": wanted.pool_state.value,
+        "state": pool.model_dump(mode="json")["state"] if pool else wanted.pool_state.value,
         "max_ready": pool.max_ready if pool else 0,
         "min_ready": pool.min_ready if pool else 0,
         "target": wanted.standby_target,
@@ -117,6 +118,14 @@ _POOL_STATES = {
 }
 
 
+def _parked_as(row: dict[str, Any], wanted: ScaleSet) -> set[str]:
+    """The power states in which a pool member may be handed out."""
+    declared = {state.value for state in wanted.pool_shares}
+    return declared & {row["parked"]} if row["parked"] else declared
+
+
 def pool_state_of(row: dict[str, Any]) -> str:
     """The state of row B12 that a pool member is counted under."""
+    if row["phase"] == "parking" and row.get("parked") == "hibernated":
+        return "hibernating"
     return _POOL_STATES.get(str(row["phase"]), str(row["power"]))

@@ -143,7 +143,12 @@ class Recorder:
                 "incarnation": step.member.incarnation + 1,
                 "model": row.model,
                 "image_digest": self._image_digest(connection, row),
+                "parked": None,
             }
+        if step.phase is Phase.IN_SERVICE:
+            values["parked"] = None
+        if step.parked is not None:
+            values["parked"] = step.parked.value
         if step.answered:
             values["request"] = None
         if step.phase is Phase.FAILED:

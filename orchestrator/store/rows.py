@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.models.events import Event
-from orchestrator.models.members import Image, Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
 
 
@@ -58,6 +58,7 @@ def read_member(row: Any) -> Member:
         failures=row.failures,
         created_at=row.created_at,
         phase_since=row.phase_since,
+        parked=PoolState(row.parked) if row.parked else None,
     )
 
 

@@ -61,6 +61,7 @@ members = Table(
     Column("failures", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("phase_since", Float, nullable=False),
+    Column("parked", String(16), nullable=True),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

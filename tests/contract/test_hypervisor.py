@@ -228,6 +228,29 @@ def test_shutting_down_ends_even_a_deaf_guest_and_is_idempotent(lab: Lab, bluepr
     assert power(lab, blueprint.domain) is Power.RUNNING
 
 
+def test_a_hibernated_machine_is_off_until_it_starts_again(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    for _ in range(2):
+        lab.hypervisor.hibernate_machine(blueprint.domain)
+        assert power(lab, blueprint.domain) is Power.HIBERNATED
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_machine_that_is_off_has_no_memory_to_save(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    with pytest.raises(HostError):
+        lab.hypervisor.hibernate_machine(blueprint.domain)
+
+
+def test_a_hibernated_machine_leaves_nothing(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.hibernate_machine(blueprint.domain)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.ABSENT
+
+
 def test_a_killed_machine_is_seen_as_crashed_and_starts_again(lab: Lab, blueprint: Blueprint) -> None:
     lab.hypervisor.create_machine(blueprint, None)
     lab.kill(blueprint.domain)

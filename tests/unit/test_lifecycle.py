@@ -8,11 +8,11 @@ from itertools import product
 import pytest
 
 from orchestrator.lifecycle.table import AFTER_SUCCESS, ANSWER, FATAL, HOPELESS, TABLE, Action
-from orchestrator.models.members import Phase, Request, Role
+from orchestrator.models.members import Phase, PoolState, Request, Role
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Advance, Effect, EffectKind, Step
 from orchestrator.planner import Limits
-from orchestrator.planner.member import plan_member
+from orchestrator.planner.member import MemberView, plan_member
 from tests.builders import NOW, make_member, make_set, make_spec, see_balancer, see_machine
 from tests.unit.worlds import OLD_MODEL, PHASES, requests_of
 
@@ -28,7 +28,7 @@ def test_every_action_is_used() -> None:
 
 def every_step() -> Iterator[Step]:
     """Every step the planner makes for one member, over all records and sightings of it."""
-    for state, wish in product(("running", "stopped", None), range(2)):
+    for state, wish in product((*PoolState, None), range(2)):
         pool = {"state": state, "max_ready": 4} if state else None
         wanted = make_set(make_spec(standby=pool, instances=wish))
         for role in Role:
@@ -40,7 +40,8 @@ def every_step() -> Iterator[Step]:
                     for rebooted in (False, True):
                         seen = see_machine(member, power, rebooted=rebooted)
                         balancer = see_balancer(wanted)
-                        yield from plan_member(member, wanted, seen, balancer, NOW, Limits()).steps
+                        view = MemberView(member, wanted, seen, balancer, NOW, Limits(), wanted.pool_state)
+                        yield from plan_member(view).steps
 
 
 def test_every_effect_that_is_planned_has_a_following_phase() -> None:

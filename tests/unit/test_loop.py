@@ -17,6 +17,7 @@ from tests.fakes import ScriptedGuest, all_domains, read_seed
 from tests.unit.loop import Site, open_site
 
 STOPPED = {"state": "stopped", "max_ready": 4}
+HIBERNATED = {"state": "hibernated", "max_ready": 4}
 RUNNING = {"state": "running", "max_ready": 4}
 
 
@@ -89,7 +90,10 @@ def test_a_set_of_none_is_as_declared_with_a_listening_balancer(site: Site) -> N
 # ---- the standby pool ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pool", "power"), [(STOPPED, Power.STOPPED), (RUNNING, Power.RUNNING)])
+@pytest.mark.parametrize(
+    ("pool", "power"),
+    [(STOPPED, Power.STOPPED), (RUNNING, Power.RUNNING), (HIBERNATED, Power.HIBERNATED)],
+)
 def test_the_pool_is_parked_in_its_declared_state_after_its_setup(
     site: Site, pool: dict[str, object], power: Power
 ) -> None:
@@ -108,7 +112,7 @@ def test_the_pool_is_only_filled_once_the_set_is_in_service(site: Site) -> None:
     assert set(created[:2]) == {domain(name) for name in site.names(Role.INSTANCE)}
 
 
-@pytest.mark.parametrize("pool", [STOPPED, RUNNING])
+@pytest.mark.parametrize("pool", [STOPPED, RUNNING, HIBERNATED])
 def test_growth_takes_the_very_machines_that_were_in_the_pool(site: Site, pool: dict[str, object]) -> None:
     site.apply(instances=1, standby=pool)
     site.settle()
@@ -171,11 +175,38 @@ def test_the_pools_state_can_be_changed(site: Site) -> None:
     site.apply(instances=1, standby=STOPPED)
     site.settle()
     before = site.names(Role.STANDBY)
-    for state, power in (("running", Power.RUNNING), ("stopped", Power.STOPPED)):
+    for state, power in (
+        ("running", Power.RUNNING),
+        ("hibernated", Power.HIBERNATED),
+        ("stopped", Power.STOPPED),
+    ):
         declare.change_pool(site.store, "web", {"state": state}, site.surroundings())
         site.settle()
         assert [site.power(one) for one in site.pool()] == [power] * 3
     assert site.names(Role.STANDBY) == before
+
+
+def test_a_mixed_pool_is_kept_in_its_shares_and_claimed_from_the_fastest(site: Site) -> None:
+    site.apply(instances=0, standby={"max_ready": 4, "state": {"running": "25%", "hibernated": "75%"}})
+    site.settle()
+    powers = {one.name: site.power(one) for one in site.pool()}
+    assert sorted(powers.values()) == [Power.HIBERNATED] * 3 + [Power.RUNNING]
+    site.scale(1)
+    site.settle()
+    assert powers[site.instances()[0].name] is Power.RUNNING
+    assert sorted(site.power(one) for one in site.pool()) == [Power.HIBERNATED] * 2 + [Power.RUNNING]
+
+
+def test_a_claimed_member_that_was_hibernated_did_not_boot_again_and_is_told_the_time(site: Site) -> None:
+    site.apply(instances=1, standby=HIBERNATED)
+    site.settle()
+    pool = site.names(Role.STANDBY)
+    site.scale(2)
+    site.settle()
+    (claimed,) = pool & site.names(Role.INSTANCE)
+    assert site.host.machines[domain(claimed)].boots == 1
+    assert any(command.startswith("date -u -s @") for command in site.guest.commands(claimed))
+    assert {one.parked for one in site.instances()} == {None}
 
 
 def test_a_pool_that_is_given_up_leaves_nothing_of_it(site: Site) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.sightings import BalancerSighting, Power, Rotation, ServerSighting
 from orchestrator.models.steps import Advance, Effect, EffectKind
 from orchestrator.planner import Limits
-from orchestrator.planner.member import MemberPlan, plan_member
+from orchestrator.planner.member import MemberPlan, MemberView, plan_member
 from tests.builders import NOW, make_member, make_set, make_spec, see_balancer, see_machine, see_server
 
 WEB = make_set()
@@ -26,7 +26,8 @@ def plan_for(
     rebooted: bool = False,
 ) -> MemberPlan:
     seen = see_machine(member, power, rebooted=rebooted)
-    return plan_member(member, wanted, seen, balancer or see_balancer(wanted), NOW, Limits())
+    view = MemberView(member, wanted, seen, balancer or see_balancer(wanted), NOW, Limits(), wanted.pool_state)
+    return plan_member(view)
 
 
 def only_effect(made: MemberPlan) -> EffectKind:
@@ -303,3 +304,47 @@ def test_a_member_that_is_not_done_yet_starts_over_when_the_model_changes(phase:
 
 def test_an_instance_in_service_keeps_its_model() -> None:
     assert plan_for(member(model="old")) == MemberPlan()
+
+
+# ---- hibernated pools ----------------------------------------------------------------------------------------
+
+HIBERNATED_POOL = make_set(make_spec(standby={"state": "hibernated", "max_ready": 4}))
+
+
+def hibernating(phase: Phase, parked: PoolState | None = PoolState.HIBERNATED) -> Member:
+    return spare(HIBERNATED_POOL, phase=phase, parked=parked)
+
+
+def test_a_ready_member_is_hibernated_for_a_hibernated_pool() -> None:
+    step = only_advance(plan_for(hibernating(Phase.READY, None), wanted=HIBERNATED_POOL))
+    assert (step.phase, step.parked) == (Phase.PARKING, PoolState.HIBERNATED)
+    assert only_effect(plan_for(hibernating(Phase.PARKING), wanted=HIBERNATED_POOL)) is EffectKind.HIBERNATE
+    done = plan_for(hibernating(Phase.PARKING), Power.HIBERNATED, HIBERNATED_POOL)
+    assert only_advance(done).phase is Phase.STANDBY
+    assert plan_for(hibernating(Phase.STANDBY), Power.HIBERNATED, HIBERNATED_POOL) == MemberPlan()
+
+
+@pytest.mark.parametrize("phase", [Phase.PARKING, Phase.STANDBY])
+def test_a_member_that_lost_its_memory_is_started_and_hibernated_anew(phase: Phase) -> None:
+    step = only_advance(plan_for(hibernating(phase), Power.STOPPED, HIBERNATED_POOL))
+    assert step.phase is Phase.STARTING
+
+
+@pytest.mark.parametrize(
+    ("wanted", "parked", "power", "phase"),
+    [
+        (HIBERNATED_POOL, PoolState.RUNNING, Power.RUNNING, Phase.PARKING),
+        (RUNNING_POOL, PoolState.HIBERNATED, Power.HIBERNATED, Phase.STARTING),
+        (STOPPED_POOL, PoolState.HIBERNATED, Power.HIBERNATED, Phase.STARTING),
+        (HIBERNATED_POOL, PoolState.STOPPED, Power.STOPPED, Phase.STARTING),
+    ],
+)
+def test_a_change_of_state_goes_through_running(
+    wanted: ScaleSet, parked: PoolState, power: Power, phase: Phase
+) -> None:
+    parked_member = spare(wanted, phase=Phase.STANDBY, parked=parked)
+    assert only_advance(plan_for(parked_member, power, wanted)).phase is phase
+
+
+def test_an_instance_found_hibernated_is_started_again() -> None:
+    assert only_advance(plan_for(member(), Power.HIBERNATED)).phase is Phase.STARTING

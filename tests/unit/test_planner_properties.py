@@ -14,7 +14,7 @@ from random import Random
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import (
@@ -204,8 +204,8 @@ def test_as_many_are_retired_as_there_are_too_many_and_nobody_admitted_is_retire
 
 def _healthy(world: World, member: Member) -> Member:
     phase = Phase.IN_SERVICE if member.role is Role.INSTANCE else Phase.STANDBY
-    model = world.sets[member.set_name].model
-    return replace(member, phase=phase, model=model, request=None, failures=0)
+    wanted = world.sets[member.set_name]
+    return replace(member, phase=phase, model=wanted.model, request=None, failures=0, parked=None)
 
 
 @many
@@ -304,7 +304,7 @@ def test_a_silent_host_does_not_make_a_set_replace_what_is_on_it(start: World) -
 
 @many
 @given(worlds())
-def test_only_parked_members_of_the_current_model_are_claimed_oldest_first(world: World) -> None:
+def test_only_parked_members_of_the_current_model_are_claimed_the_fastest_and_oldest_first(world: World) -> None:
     made = world.plan()
     for wanted in world.sets.values():
         claims = [
@@ -312,15 +312,20 @@ def test_only_parked_members_of_the_current_model_are_claimed_oldest_first(world
         ]
         for member in claims:
             assert _is_ready(world, wanted, member)
-        assert claims == sorted(claims, key=lambda one: (one.created_at, one.name))
+        speed = {one.name: ["running", "hibernated", "stopped"].index(_parked(wanted, one)) for one in claims}
+        assert claims == sorted(claims, key=lambda one: (speed[one.name], one.created_at, one.name))
+
+
+def _parked(wanted: ScaleSet, member: Member) -> str:
+    return (member.parked or wanted.pool_state).value
 
 
 def _is_ready(world: World, wanted: ScaleSet, member: Member) -> bool:
-    parked = {PoolState.RUNNING: Power.RUNNING, PoolState.STOPPED: Power.STOPPED}[wanted.pool_state]
     return (
         (member.role, member.phase, member.request) == (Role.STANDBY, Phase.STANDBY, None)
         and member.model == wanted.model
-        and world.power(member) is parked
+        and _parked(wanted, member) in wanted.pool_shares
+        and world.power(member).value == _parked(wanted, member)
     )
 
 

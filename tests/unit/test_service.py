@@ -216,7 +216,7 @@ def test_a_pool_that_is_not_there_is_created_by_its_size(storage: Storage) -> No
     ("changes", "words"),
     [
         ({"min_ready": 9}, "'min_ready' (9) is above 'max_ready' (4)"),
-        ({"state": "asleep"}, "Input should be 'running' or 'stopped'"),
+        ({"state": "asleep"}, "'asleep' is none of running, stopped, hibernated"),
         ({"max_ready": -1}, "greater than or equal to 0"),
     ],
 )

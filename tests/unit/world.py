@@ -38,6 +38,7 @@ from orchestrator.models.steps import (
     Step,
 )
 from orchestrator.planner import Desired, Limits, plan
+from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.world import sighting_of
 from tests.builders import INSTALLATION, NOW, PREFIX
 
@@ -103,7 +104,9 @@ def record(world: World, step: RecordStep) -> World:
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
         case Claim():
-            return _change(world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase)
+            return _change(
+                world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase, parked=None
+            )
         case Retire():
             return _change(world, step.member, reason=step.reason, request=Request.REMOVE)
         case Advance():
@@ -162,6 +165,11 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["incarnation"] = step.member.incarnation + 1
         fields["model"] = wanted.model
         fields["image_digest"] = wanted.image.digest
+        fields["parked"] = None
+    if step.phase is Phase.IN_SERVICE:
+        fields["parked"] = None
+    if step.parked is not None:
+        fields["parked"] = step.parked
     if step.answered:
         fields["request"] = None
     if step.phase is Phase.FAILED:
@@ -192,6 +200,13 @@ def _is_as_planned(world: World, planned: Member) -> bool:
 # ---- effects -------------------------------------------------------------------------------------------------
 
 
+_POWER_AFTER = {
+    EffectKind.START: Power.RUNNING,
+    EffectKind.SHUT_DOWN: Power.STOPPED,
+    EffectKind.HIBERNATE: Power.HIBERNATED,
+}
+
+
 def carry_out(world: World, effect: Effect) -> World:
     """The effect on the machine, without its record."""
     member, domain = effect.member, domain_name(PREFIX, effect.member.name)
@@ -199,9 +214,9 @@ def carry_out(world: World, effect: Effect) -> World:
         case EffectKind.CREATE:
             made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING)
             return with_machine(world, member.host, domain, made)
-        case EffectKind.START | EffectKind.SHUT_DOWN:
+        case EffectKind.START | EffectKind.SHUT_DOWN | EffectKind.HIBERNATE:
             found = world.hosts[member.host].machines[domain]
-            power = Power.RUNNING if effect.kind is EffectKind.START else Power.STOPPED
+            power = _POWER_AFTER[effect.kind]
             return with_machine(world, member.host, domain, replace(found, power=power))
         case EffectKind.DESTROY:
             return with_machine(world, member.host, domain, None)
@@ -221,7 +236,7 @@ def with_machine(world: World, host: str, domain: str, machine: MachineSighting 
 def is_possible(world: World, effect: Effect) -> bool:
     """A guest can only be waited for while its machine runs; a silent host does nothing."""
     power = world.power(effect.member)
-    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT):
+    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.HIBERNATE):
         return power is Power.RUNNING
     if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN):
         return power not in (Power.UNKNOWN, Power.ABSENT)
@@ -353,7 +368,9 @@ def why_not_converged(world: World, wanted: ScaleSet) -> str:
 def _why_not_in_place(world: World, wanted: ScaleSet, member: Member) -> str:
     phase, power = Phase.IN_SERVICE, Power.RUNNING
     if member.role is Role.STANDBY:
-        phase, power = Phase.STANDBY, Power(wanted.pool_state.value)
+        phase, power = Phase.STANDBY, PARKED_POWER[parked_state(member, wanted)]
+        if parked_state(member, wanted) not in wanted.pool_shares:
+            return f"is kept {member.parked}, which is not declared"
         if member.model != wanted.model:
             return "is of an older model"
     if member.phase is not phase:

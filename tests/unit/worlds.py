@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import (
     BalancerSighting,
@@ -20,7 +20,14 @@ from tests.builders import GIB, NOW, make_member, make_set, make_spec, see_host,
 from tests.unit.world import World
 
 OLD_MODEL = "0" * 16
-SEEN = (Power.RUNNING, Power.STOPPED, Power.CRASHED, Power.ABSENT)
+SEEN = (Power.RUNNING, Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT)
+POOL_STATES: tuple[Any, ...] = (
+    "running",
+    "stopped",
+    "hibernated",
+    {"running": "20%", "stopped": "80%"},
+    {"running": "34%", "hibernated": "33%", "stopped": "33%"},
+)
 
 # Which phases a member of each role can be in: a claim ends a member's time in the pool, and nothing goes back.
 PHASES = {
@@ -36,7 +43,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
     if draw(st.booleans()):
         most = draw(st.integers(0, room + 1))
         pool = {
-            "state": draw(st.sampled_from(["running", "stopped"])),
+            "state": draw(st.sampled_from(POOL_STATES)),
             "max_ready": most,
             "min_ready": draw(st.integers(0, min(most, 3))),
         }
@@ -79,6 +86,7 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         failures=draw(st.integers(0, 4)) if phase is not Phase.FAILED else draw(st.integers(1, 5)),
         created_at=NOW - draw(st.integers(0, 5)) * 100.0,
         phase_since=NOW - draw(st.sampled_from([0.0, 10.0, 1000.0])),
+        parked=draw(st.sampled_from([None, *PoolState])) if role is Role.STANDBY else None,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -19,12 +20,14 @@ from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
 from orchestrator.drivers.libvirt.volumes import Volumes
-from orchestrator.errors import HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.errors import HostError, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
 from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
 from orchestrator.models.sightings import HostSighting, MachineSighting, Power
 from orchestrator.render.domain import MachineFiles, render_domain
+
+log = logging.getLogger("understudy.libvirt")
 
 _UNDEFINE = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
@@ -88,6 +91,7 @@ class LibvirtHost:
         memory = read_memory(connection)
         with self._changed:
             rebooted, self._rebooted = self._rebooted, set()
+        saved = {one.name() for one in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)}
         machines = {}
         mine = f"{self._identity.prefix}-"
         for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, _LOOK_FLAGS):
@@ -96,6 +100,8 @@ class LibvirtHost:
             if owner is None:
                 continue
             power = _power(stats.get("state.state", 0), stats.get("state.reason", 0))
+            if power is Power.STOPPED and name in saved:
+                power = Power.HIBERNATED
             seen = MachineSighting(name, owner.member, owner.incarnation, power, domain.UUIDString() in rebooted)
             machines[name] = seen
         return HostSighting(
@@ -175,7 +181,25 @@ class LibvirtHost:
 
     def start_machine(self, domain: str) -> None:
         with translated(f"cannot start {domain!r} on {self._connection.uri}"):
-            self._start(self._get_ours(domain))
+            found = self._get_ours(domain)
+            if not found.hasManagedSaveImage():
+                self._start(found)
+                return
+            try:
+                self._start(found)
+            except libvirt.libvirtError as error:
+                # A memory image that cannot be read costs the memory, not the machine.
+                log.warning("%s cannot go on where it was hibernated, and boots: %s", domain, error)
+                found.managedSaveRemove()
+                self._start(found)
+
+    def hibernate_machine(self, domain: str) -> None:
+        with translated(f"cannot hibernate {domain!r} on {self._connection.uri}"):
+            found = self._get_ours(domain)
+            if found.isActive():
+                found.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+            elif not found.hasManagedSaveImage():
+                raise HostError(f"{domain} is off: there is no memory to save")
 
     def _start(self, domain: Any) -> None:
         try:

@@ -1,0 +1,46 @@
+"""Which member of a pool is kept in which state: shares of a mix, met by moving as few members as possible."""
+
+from __future__ import annotations
+
+from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
+from orchestrator.models.sightings import Power
+
+PARKED_POWER: dict[PoolState, Power] = {
+    PoolState.RUNNING: Power.RUNNING,
+    PoolState.HIBERNATED: Power.HIBERNATED,
+    PoolState.STOPPED: Power.STOPPED,
+}
+# What is claimed first where there is a choice: what serves soonest.
+CLAIM_ORDER = tuple(PARKED_POWER)
+
+
+def parked_state(member: Member, wanted: ScaleSet) -> PoolState:
+    """The state a member is, or is being, parked in."""
+    return member.parked or wanted.pool_state
+
+
+def quotas(shares: dict[PoolState, int], size: int) -> dict[PoolState, int]:
+    """Percentages -> whole members that add up to `size` (largest remainder; of equal ones the faster state)."""
+    exact = {state: shares[state] * size for state in CLAIM_ORDER if state in shares}
+    counts = {state: hundredths // 100 for state, hundredths in exact.items()}
+    by_remainder = sorted(exact, key=lambda state: (-(exact[state] % 100), CLAIM_ORDER.index(state)))
+    for state in by_remainder[: size - sum(counts.values())]:
+        counts[state] += 1
+    return counts
+
+
+def assign_states(wanted: ScaleSet, pool: list[Member]) -> dict[str, PoolState]:
+    """Member -> the state it should be parked in. Whoever is parked already stays while its state has room."""
+    left = quotas(wanted.pool_shares, max(wanted.standby_target, len(pool)))
+    assigned: dict[str, PoolState] = {}
+    settled = sorted(pool, key=lambda one: (one.phase is not Phase.STANDBY, one.created_at, one.name))
+    for member in settled:
+        if member.parked is not None and left.get(member.parked, 0) > 0:
+            assigned[member.name] = member.parked
+            left[member.parked] -= 1
+    for member in settled:
+        if member.name not in assigned:
+            state = next((state for state in left if left[state] > 0), wanted.pool_state)
+            assigned[member.name] = state
+            left[state] -= 1
+    return assigned
