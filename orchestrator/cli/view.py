@@ -80,7 +80,7 @@ def _print_set(one: dict[str, Any]) -> None:
         marks = [word for word, on in (("in rotation", row["in_rotation"]), ("older model", row["stale"])) if on]
         place = f"{row['host']}/{row['zone']}"
         say(
-            f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<8} {place}"
+            f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<10} {place}"
             f"  {row['address']:<15} #{row['incarnation']} {', '.join(marks)}".rstrip()
         )
         say(f"      {row['reason'].partition(chr(10))[0]}")

@@ -92,12 +92,30 @@ class Member:
         return self.phase is Phase.DELETING or self.request is Request.REMOVE
 
 
+class PoolLevel(StrEnum):
+    """How full a standby pool is, as last told."""
+
+    NEVER = "never filled"
+    FILLING = "filling"
+    FULL = "full"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True)
+class PoolCondition:
+    """`is_degraded`: a member of the pool could not be created."""
+
+    level: PoolLevel = PoolLevel.NEVER
+    is_degraded: bool = False
+
+
 @dataclass(frozen=True)
 class ScaleSet:
     """A declared set: its spec, its current model and whether it is being taken away.
 
     `generation` grows with every wish; the controller answers with `settled_generation` once a look at the
-    world found nothing more to do for it, and with `stuck` while only waiting could help.
+    world found nothing more to do for it, and with `stuck` while only waiting could help. `pool` is the condition
+    of its pool that was last told.
     """
 
     spec: ScaleSetSpec
@@ -107,6 +125,7 @@ class ScaleSet:
     settled_generation: int
     deleting: bool
     stuck: str
+    pool: PoolCondition = PoolCondition()
 
     @property
     def name(self) -> str:

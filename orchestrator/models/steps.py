@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.members import Member, Phase, PoolState, Role
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolState, Role
 
 
 class EffectKind(StrEnum):
@@ -76,6 +76,16 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class NotePool:
+    """Record what became of a set's pool; `events` are (kind, words)."""
+
+    set_name: str
+    condition: PoolCondition
+    events: tuple[tuple[str, str], ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class ForgetSet:
     """Remove the record of a deleted set that has no members left."""
 
@@ -117,14 +127,14 @@ class ConvergeBalancer:
     reason: str
 
 
-RecordStep = Admit | Claim | Advance | Retire | Settle | ForgetSet
+RecordStep = Admit | Claim | Advance | Retire | Settle | NotePool | ForgetSet
 Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 
 
 def set_of(step: Step) -> str:
     """Name of the scale set a step is about; empty for the load balancer and for leaks, which are no set's."""
     match step:
-        case Admit() | Settle() | ForgetSet():
+        case Admit() | Settle() | NotePool() | ForgetSet():
             return step.set_name
         case Claim() | Advance() | Retire() | Effect() | Interrupt():
             return step.member.set_name

@@ -19,6 +19,18 @@ def parked_state(member: Member, wanted: ScaleSet) -> PoolState:
     return member.parked or wanted.pool_state
 
 
+def is_parked(member: Member, wanted: ScaleSet, power: Power) -> bool:
+    """Ready to be handed out: of the current model, seen in the power state it is parked in, which the pool still
+    declares (row B5)."""
+    state = parked_state(member, wanted)
+    return (
+        member.phase is Phase.STANDBY
+        and member.model == wanted.model
+        and state in wanted.pool_shares
+        and power is PARKED_POWER[state]
+    )
+
+
 def quotas(shares: dict[PoolState, int], size: int) -> dict[PoolState, int]:
     """Percentages -> whole members that add up to `size` (largest remainder; of equal ones the faster state)."""
     exact = {state: shares[state] * size for state in CLAIM_ORDER if state in shares}

@@ -28,6 +28,7 @@ from orchestrator.planner.balancer import desired_balancer
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
 from orchestrator.planner.parking import assign_states, parked_state
 from orchestrator.planner.placement import Placement
+from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.sizing import plan_sizes
 from orchestrator.planner.world import Desired, sighting_of
 
@@ -102,6 +103,9 @@ def _plan_set(
     sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire)}
     steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
     steps += sizing.steps
+    change = note_pool(wanted, members, powers)
+    if change is not None:
+        steps.append(change)
     if steps or any(member.name in busy for member in members):
         return steps, [wait.until for wait in waits if wait.until is not None]
     if wanted.spec.endpoints and not (wanted.deleting and not members):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Retire, Step
-from orchestrator.planner.parking import CLAIM_ORDER, PARKED_POWER, parked_state
+from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state
 from orchestrator.planner.placement import Placement
 
 # From the least to the most useful member of each role: what is dropped first when there are too many.
@@ -125,16 +125,8 @@ def _grow(
 
 
 def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
-    """A ready member of the current model, seen in the power state it is parked in, which the pool still declares
-    (row B5)."""
-    return (
-        member.phase is Phase.STANDBY
-        and member.name not in busy
-        and member.request is None
-        and member.model == wanted.model
-        and parked_state(member, wanted) in wanted.pool_shares
-        and power is PARKED_POWER[parked_state(member, wanted)]
-    )
+    """A parked member of which nothing is asked and on which no work is under way."""
+    return member.request is None and member.name not in busy and is_parked(member, wanted, power)
 
 
 def why_not_claimed(wanted: ScaleSet, pool: list[Member], powers: Mapping[str, Power], claimed: int) -> str:
@@ -157,8 +149,7 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
         return "on a host that does not answer"
     if member.model != wanted.model:
         return "of an older model"
-    state = parked_state(member, wanted)
-    if power is PARKED_POWER[state] and state in wanted.pool_shares:
+    if is_parked(member, wanted, power):
         return ""
     return f"{power.value} instead of {' or '.join(wanted.pool_shares)}"
 

@@ -22,6 +22,7 @@ from orchestrator.models.steps import (
     Effect,
     EffectKind,
     Interrupt,
+    NotePool,
     RemoveLeak,
     Settle,
     Step,
@@ -159,7 +160,8 @@ class Controller:
                 return self._remove_leak(step)
             case Advance(phase=Phase.FAILED):
                 step = replace(step, reason=self._with_console(step.member, step.reason))
-        log.log(logging.DEBUG if isinstance(step, Settle) else logging.INFO, "%s", step.reason)
+        quiet = isinstance(step, Settle) or (isinstance(step, NotePool) and not step.events)
+        log.log(logging.DEBUG if quiet else logging.INFO, "%s", step.reason)
         return self._parts.recorder.perform(step)
 
     # ---- effects -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
-from orchestrator.models.steps import Settle, set_of
+from orchestrator.models.steps import NotePool, Settle, set_of
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.world import sighting_of
 
@@ -45,7 +45,7 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps
-    about_set = [step for step in steps if not isinstance(step, Settle) and set_of(step) == wanted.name]
+    about_set = [step for step in steps if not isinstance(step, Settle | NotePool) and set_of(step) == wanted.name]
     return not about_set and all(member.phase in (Phase.IN_SERVICE, Phase.STANDBY) for member in mine)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import Connection, Engine, create_engine, event, insert, select, update
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from orchestrator.errors import StoreError
+from orchestrator.store.migrations import MIGRATIONS
 from orchestrator.store.tables import SCHEMA_VERSION, facts, metadata
 
 
@@ -34,27 +35,41 @@ class Database:
             yield connection
 
     def ensure_schema(self) -> None:
-        """Make the tables. Raises StoreError if a newer Understudy wrote this store."""
+        """Make the tables, or bring those of an older version up to date.
+
+        Raises StoreError if a newer Understudy wrote this store.
+        """
         with self._translated():
             with self._engine.begin() as connection:
                 found = self._schema_version(connection)
             if found == SCHEMA_VERSION:
                 return
-            if found is not None:
+            if found is not None and found > SCHEMA_VERSION:
                 raise StoreError(
                     f"the store has schema version {found}, this Understudy knows {SCHEMA_VERSION}",
                     "run the version of Understudy that wrote it, or a newer one",
                 )
             with self._writer.begin() as connection:
-                metadata.create_all(connection)
-                if self._schema_version(connection) is None:
+                found = self._schema_version(connection)
+                if found is None:
+                    metadata.create_all(connection)
                     connection.execute(insert(facts).values(key="schema_version", value=str(SCHEMA_VERSION)))
+                else:
+                    self._migrate(connection, found)
 
     def _schema_version(self, connection: Connection) -> int | None:
         if not self._engine.dialect.has_table(connection, "facts"):
             return None
         row = connection.execute(select(facts.c.value).where(facts.c.key == "schema_version")).first()
         return int(row[0]) if row else None
+
+    def _migrate(self, connection: Connection, found: int) -> None:
+        """All steps in one transaction: a store is of one version or of the other."""
+        for version in range(found, SCHEMA_VERSION):
+            for statement in MIGRATIONS[version]:
+                connection.exec_driver_sql(statement)
+        newest = update(facts).where(facts.c.key == "schema_version").values(value=str(SCHEMA_VERSION))
+        connection.execute(newest)
 
     def close(self) -> None:
         self._engine.dispose()

@@ -15,7 +15,17 @@ from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.models.naming import machine_mac
-from orchestrator.models.steps import Admit, Advance, Claim, EffectKind, ForgetSet, RecordStep, Retire, Settle
+from orchestrator.models.steps import (
+    Admit,
+    Advance,
+    Claim,
+    EffectKind,
+    ForgetSet,
+    NotePool,
+    RecordStep,
+    Retire,
+    Settle,
+)
 from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
 
@@ -46,6 +56,8 @@ class Recorder:
                 case Retire():
                     values = {"request": Request.REMOVE.value}
                     return self._change(connection, step.member, step.reason, "retired", values)
+                case NotePool():
+                    return self._note_pool(connection, step)
                 case Settle():
                     return self._settle(connection, step)
                 case ForgetSet():
@@ -156,6 +168,13 @@ class Recorder:
         if step.phase in _HEALTHY:
             values["failures"] = 0
         return self._change(connection, step.member, step.reason, step.phase.value, values)
+
+    def _note_pool(self, connection: Connection, step: NotePool) -> bool:
+        values = {"pool_level": step.condition.level.value, "pool_degraded": step.condition.is_degraded}
+        done = connection.execute(update(sets).where(sets.c.name == step.set_name).values(**values))
+        for kind, words in step.events if done.rowcount else ():
+            self._note(connection, step.set_name, "", kind, words)
+        return bool(done.rowcount)
 
     def _settle(self, connection: Connection, step: Settle) -> bool:
         done = connection.execute(

@@ -6,7 +6,17 @@ from functools import lru_cache
 from typing import Any
 
 from orchestrator.models.events import Event
-from orchestrator.models.members import Image, Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import (
+    Image,
+    Member,
+    Phase,
+    PoolCondition,
+    PoolLevel,
+    PoolState,
+    Request,
+    Role,
+    ScaleSet,
+)
 from orchestrator.models.spec import ScaleSetSpec
 
 
@@ -37,6 +47,7 @@ def read_set(row: Any, image: Image) -> ScaleSet:
         settled_generation=row.settled_generation,
         deleting=row.deleting,
         stuck=row.stuck,
+        pool=PoolCondition(PoolLevel(row.pool_level), row.pool_degraded),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # a new one needs its entry in `migrations`
 
 metadata = MetaData()
 
@@ -39,6 +39,8 @@ sets = Table(
     Column("settled_generation", Integer, nullable=False),
     Column("deleting", Boolean, nullable=False),
     Column("stuck", Text, nullable=False),
+    Column("pool_level", String(16), nullable=False, default="never filled"),
+    Column("pool_degraded", Boolean, nullable=False, default=False),
     Column("created_at", Float, nullable=False),
 )
 

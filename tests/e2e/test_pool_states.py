@@ -33,6 +33,7 @@ def test_pool_members_are_hibernated_after_their_setup(web: Installation) -> Non
     assert (pool["state"], pool["ready"], pool["health"]) == ("hibernated", 2, "healthy")
     assert pool["zones"] == {"a": {"hibernated": 2}}
     assert {(row["phase"], row["power"]) for row in web.members("standby")} == {("standby", "hibernated")}
+    assert "the standby pool of web is full: 2 ready" in web.run("events", "web")
 
 
 def test_a_claimed_member_goes_on_where_it_was_and_knows_the_time(web: Installation) -> None:

@@ -209,6 +209,17 @@ def test_a_claimed_member_that_was_hibernated_did_not_boot_again_and_is_told_the
     assert {one.parked for one in site.instances()} == {None}
 
 
+def test_what_becomes_of_the_pool_is_told(site: Site) -> None:
+    site.apply(instances=1, standby={"state": "stopped", "max_ready": 3})
+    site.settle()
+    site.scale(3)
+    site.settle()
+    site.scale(1)
+    site.settle()
+    told = [one.kind for one in site.store.list_events("web") if one.kind.startswith("pool_")]
+    assert told == ["pool_full", "pool_exhausted", "pool_full"]
+
+
 def test_a_pool_that_is_given_up_leaves_nothing_of_it(site: Site) -> None:
     site.apply(instances=1, standby=STOPPED)
     site.settle()

@@ -15,6 +15,8 @@ import pytest
 from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.members import Image, Phase, Request, Role
 from orchestrator.store import open_store
+from orchestrator.store.migrations import MIGRATIONS
+from orchestrator.store.tables import SCHEMA_VERSION
 from tests.builders import NOW, make_image, make_spec
 from tests.fakes import FakeClock
 from tests.unit.storage import Storage, url_of
@@ -47,6 +49,30 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(storage: Storag
         open_store(url_of(tmp_path), FakeClock().now)
     assert "schema version 99" in error.value.message
     assert "newer" in error.value.fix
+
+
+def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    storage.admit()
+    before = storage.store.snapshot()
+    storage.store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        for table, column in (("members", "parked"), ("sets", "pool_level"), ("sets", "pool_degraded")):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
+    connection.close()
+    for _ in range(2):
+        again = open_store(url_of(tmp_path), FakeClock().now)
+        assert again.snapshot() == before
+        again.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        version = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
+    connection.close()
+    assert version == (str(SCHEMA_VERSION),)
+
+
+def test_every_older_version_has_its_way_to_the_next() -> None:
+    assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
 
 
 def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:

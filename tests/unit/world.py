@@ -30,6 +30,7 @@ from orchestrator.models.steps import (
     EffectKind,
     ForgetSet,
     Interrupt,
+    NotePool,
     Plan,
     RecordStep,
     RemoveLeak,
@@ -101,12 +102,13 @@ def record(world: World, step: RecordStep) -> World:
                 return world
             settled = replace(wanted, settled_generation=step.generation, stuck=step.stuck)
             return replace(world, sets={**world.sets, wanted.name: settled})
+        case NotePool():
+            told = replace(world.sets[step.set_name], pool=step.condition)
+            return replace(world, sets={**world.sets, step.set_name: told})
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
         case Claim():
-            return _change(
-                world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase, parked=None
-            )
+            return _change(world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase)
         case Retire():
             return _change(world, step.member, reason=step.reason, request=Request.REMOVE)
         case Advance():

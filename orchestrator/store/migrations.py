@@ -1,0 +1,11 @@
+"""What makes a store of an older version one of the next: schema version -> statements, in portable SQL."""
+
+from __future__ import annotations
+
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    1: (
+        "ALTER TABLE members ADD COLUMN parked VARCHAR(16)",
+        "ALTER TABLE sets ADD COLUMN pool_level VARCHAR(16) DEFAULT 'never filled' NOT NULL",
+        "ALTER TABLE sets ADD COLUMN pool_degraded BOOLEAN DEFAULT FALSE NOT NULL",
+    ),
+}
