@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import access, host, images, instances, sets, view
+from orchestrator.cli import access, cost, host, images, instances, sets, view
 from orchestrator.cli.context import Choice, start_log
 from orchestrator.errors import UnderstudyError
 
@@ -57,6 +57,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     view.events,
     access.ssh,
     access.console,
+    cost.cost,
     view.schema,
     host.serve,
 )

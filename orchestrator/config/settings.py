@@ -63,6 +63,16 @@ class LimitSettings(_Part):
     shutdown_timeout: Annotated[Duration, Field(gt=0)] = 60.0
 
 
+class PriceSettings(_Part):
+    """The price sheet of `understudy cost`, in any currency: a virtual processor and a GiB of memory per hour, a GiB
+    of disk per month."""
+
+    vcpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    memory_gib_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    disk_gib_month: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    currency: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{0,8}$")] = ""
+
+
 class Settings(_Part):
     """All of config.toml. `prefix` begins the name of every domain, volume and pool of this installation."""
 
@@ -71,6 +81,7 @@ class Settings(_Part):
     hosts: tuple[HostSettings, ...] = (HostSettings(),)
     network: NetworkSettings = NetworkSettings()
     limits: LimitSettings = LimitSettings()
+    prices: PriceSettings = PriceSettings()
 
     @field_validator("hosts")
     @classmethod

@@ -76,6 +76,15 @@ def test_a_mix_is_kept_in_its_shares_and_the_running_one_is_claimed_first(web: I
     assert running in {row["name"] for row in web.members("instance")}
 
 
+def test_the_cost_of_each_state_of_the_pool_is_shown(web: Installation) -> None:
+    config = web.root / "config.toml"
+    config.write_text(f"{config.read_text(encoding='utf-8')}\n[prices]\nvcpu_hour = 0.01\n", encoding="utf-8")
+    shown = web.json("cost", "web")
+    assert shown["instances"]["per_month"] == 2 * 7.3
+    assert shown["standby"]["if"]["stopped"] == {"per_month": 0.0, "saves": shown["standby"]["per_month"]}
+    assert "all stopped" in web.run("cost")
+
+
 def test_deleting_the_set_leaves_no_saved_memory(web: Installation) -> None:
     web.run("pool", "web", "--state", "hibernated")
     assert saved_memory(web) == 1
