@@ -54,18 +54,23 @@ def build(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the image.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="qcow2 or raw disk image.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="qcow2, raw, VHD, VHDX or VMDK disk image.")],
+    sha256: Annotated[
+        str, typer.Option("--sha256", metavar="HEX", help="Refuse the file unless this is its checksum.")
+    ] = "",
 ) -> None:
-    """Add a disk image of your own as the next version of NAME. The file is copied and kept read-only.
+    """Add a disk image of your own as the next version of NAME. The file is copied and kept read-only, as qcow2.
 
     Examples:
 
       understudy image add web ./web-disk.qcow2
+
+      understudy image add web ./from-hyper-v.vhdx --sha256 "$(cut -d' ' -f1 from-hyper-v.vhdx.sha256)"
     """
     from orchestrator.imaging.importing import import_image
 
     with opened() as runtime, _Bar(f"adding {name}") as bar:
-        image = import_image(runtime.store, runtime.paths, name, file, bar.show)
+        image = import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
     say(f"{image.ref} is ready (sha256 {image.digest})")
 
 
@@ -114,13 +119,31 @@ def remove(ref: RefArgument) -> None:
 
     with opened() as runtime:
         image = _get(runtime, ref)
-
-        def on_hosts(digest: str) -> None:
-            for host in runtime.hosts.values():
-                host.remove_image(digest)
-
-        remove_image(runtime.store, runtime.paths, image, on_hosts)
+        remove_image(runtime.store, runtime.paths, image, lambda digest: _remove_on_hosts(runtime, digest))
         say(f"{image.ref} is removed")
+
+
+@app.command()
+def prune() -> None:
+    """Remove the versions that nobody uses, except the newest of each name.
+
+    Examples:
+
+      understudy image prune
+    """
+    from orchestrator.imaging.importing import prune_images
+
+    with opened() as runtime:
+        removed = prune_images(runtime.store, runtime.paths, lambda digest: _remove_on_hosts(runtime, digest))
+        for image in removed:
+            say(f"{image.ref} is removed")
+        if not removed:
+            say("nothing to remove: every version is in use or the newest of its name")
+
+
+def _remove_on_hosts(runtime: Runtime, digest: str) -> None:
+    for host in runtime.hosts.values():
+        host.remove_image(digest)
 
 
 def _get(runtime: Runtime, ref: str) -> Image:

@@ -64,8 +64,7 @@ class LimitSettings(_Part):
 
 
 class PriceSettings(_Part):
-    """The price sheet of `understudy cost`, in any currency: a virtual processor and a GiB of memory per hour, a GiB
-    of disk per month."""
+    """Prices in any currency: a virtual processor and a GiB of memory per hour, a GiB of disk per month."""
 
     vcpu_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     memory_gib_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0

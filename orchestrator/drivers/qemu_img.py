@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.drivers.foreign_formats import find_foreign_kind, refuse_foreign
 from orchestrator.drivers.qcow2 import end_of_compressed_data
 from orchestrator.errors import ImageRefused, UnderstudyError
 
@@ -21,7 +22,7 @@ _LIMITS = ["prlimit", "--as=2147483648", "--cpu=600"]
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """`kind` is qcow2 or raw; `virtual_size` is bytes."""
+    """`kind` is qemu-img's name of the format: qcow2, raw, vpc (VHD), vhdx or vmdk. `virtual_size` is bytes."""
 
     kind: str
     virtual_size: int
@@ -41,6 +42,12 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
         raise ImageRefused(f"cannot read image {shown}: {error.strerror}") from error
     if not start:
         raise ImageRefused(f"{shown} is empty")
+    foreign = find_foreign_kind(file)
+    if foreign is not None:
+        refuse_foreign(file, foreign, shown)
+        info = _run_json(["info", "--force-share", "-f", foreign, "--output=json", str(file)], shown)
+        _refuse_other_files(info, shown)
+        return ImageFacts(foreign, int(info["virtual-size"]))
     if not start.startswith(_QCOW2_MAGIC):
         return _inspect_raw(start, file.stat().st_size, shown)
     info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], shown)
@@ -51,12 +58,15 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
 
 
 def _refuse_other_files(info: dict[str, Any], shown: str) -> None:
-    """The file-read attack of qcow2: a header that names another file of the host."""
+    """The file-read attack: a header that names another file of the host."""
     details = info.get("format-specific", {}).get("data", {})
     backing = info.get("backing-filename") or info.get("full-backing-filename")
     flatten = "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
     if backing:
         raise ImageRefused(f"{shown} is not self-contained: it names the backing file {backing!r}", flatten)
+    others = [str(one.get("filename")) for one in details.get("extents", [])]
+    if any(other != info.get("filename") for other in others):
+        raise ImageRefused(f"{shown} keeps its data in other files ({', '.join(others)})", flatten)
     if "data-file" in details or "data-file-raw" in details:
         raise ImageRefused(f"{shown} keeps its data in another file ({details.get('data-file')!r})", flatten)
     if info.get("encrypted") or details.get("encrypt"):
@@ -65,22 +75,12 @@ def _refuse_other_files(info: dict[str, Any], shown: str) -> None:
         raise ImageRefused(f"{shown} is marked corrupt", "repair it first: qemu-img check -r all")
 
 
-# Marks of formats that are neither raw nor qcow2.
-_OTHER_FORMATS = {b"KDMV": "VMDK", b"# Disk Desc": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD"}
-
-
 def _inspect_raw(start: bytes, size: int, shown: str) -> ImageFacts:
     """A raw disk has no header of its own: we ask for the mark of a boot sector or of a GPT."""
-    for magic, name in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise ImageRefused(
-                f"{shown} is a {name} image; this version takes qcow2 and raw",
-                "convert it first: qemu-img convert -O qcow2 IN OUT",
-            )
     if size % 512 or len(start) < 1024 or (start[510:512] != b"\x55\xaa" and start[512:520] != b"EFI PART"):
         raise ImageRefused(
-            f"{shown} is neither a qcow2 image nor a bootable raw disk",
-            "give a qcow2 file, or a raw disk with a partition table",
+            f"{shown} is neither a qcow2, VHD, VHDX or VMDK image nor a bootable raw disk",
+            "give a file of one of these formats, or a raw disk with a partition table",
         )
     return ImageFacts("raw", size)
 
@@ -125,6 +125,16 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
         raise
     if process.returncode != 0:
         raise UnderstudyError(f"cannot convert {source}: {errors.strip()[-500:]}")
+
+
+def compare_images(source: Path, kind: str, target: Path) -> None:
+    """Raises UnderstudyError unless the qcow2 `target` has the very content of `source`."""
+    arguments = ["compare", "--force-share", "-f", kind, "-F", "qcow2", str(source), str(target)]
+    done = _run(arguments, _INSPECT_SECONDS * 10)
+    if done.returncode != 0:
+        raise UnderstudyError(
+            f"the converted image differs from {source}: {done.stdout.strip() or _words(done)}", "try again"
+        )
 
 
 def _progress(stream: Any) -> Any:

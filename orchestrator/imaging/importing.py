@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
-from orchestrator.drivers.qemu_img import convert_image, inspect_image
-from orchestrator.errors import HostFull, ImageRefused, SpecError
+from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
+from orchestrator.errors import Conflict, HostFull, ImageRefused, SpecError
 from orchestrator.models.members import Image
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.store import Store
@@ -32,24 +33,31 @@ def check_name(name: str) -> None:
         raise SpecError(f"{name!r} cannot be an image's name", "use letters a-z, digits, '.', '_' and '-'")
 
 
-def import_image(store: Store, paths: StatePaths, name: str, file: Path, on_progress: OnProgress) -> Image:
+def import_image(
+    store: Store, paths: StatePaths, name: str, file: Path, on_progress: OnProgress, sha256: str = ""
+) -> Image:
     """Add `file` as the next version of `name`; the same content again is the version it already is.
 
-    Raises ImageRefused, HostFull, SpecError. Nothing is left behind on failure or Ctrl-C.
+    `sha256`: what the file as given must have (hex). Raises ImageRefused, HostFull, SpecError. Nothing is left
+    behind on failure or Ctrl-C.
     """
     check_name(name)
+    check_sha256(sha256)
     with _scratch(paths.work) as scratch:
         on_progress(0, f"inspecting {file.name}")
         source = _private_copy(file, scratch)
+        if sha256:
+            _check_content(source, sha256, file)
         facts = inspect_image(source, str(file))
         target, made = source, facts
         if facts.kind != "qcow2":
             target = scratch / "image.qcow2"
-            convert_image(source, facts.kind, target, lambda part: on_progress(5 + part * 0.8, "converting"))
+            convert_image(source, facts.kind, target, lambda part: on_progress(5 + part * 0.7, "converting"))
+            on_progress(76, "comparing with the original")
+            compare_images(source, facts.kind, target)
             made = inspect_image(target)
         on_progress(85, "computing the checksum")
-        with target.open("rb") as handle:
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest = _sha256_of(target)
         for known in store.list_images():
             if known.name == name and known.digest == digest:
                 on_progress(100, f"{known.ref} is the same image")
@@ -72,6 +80,40 @@ def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callab
     if not any(other.digest == image.digest for other in store.list_images()):
         on_hosts(image.digest)
         (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
+
+
+def check_sha256(sha256: str) -> None:
+    """Raises SpecError unless it is empty or 64 hex digits."""
+    if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is None:
+        raise SpecError(f"{sha256!r} is no sha256", "give the 64 hex digits that sha256sum prints")
+
+
+def _check_content(source: Path, sha256: str, file: Path) -> None:
+    found = _sha256_of(source)
+    if found != sha256.lower():
+        raise ImageRefused(
+            f"{file} is not what was meant: its sha256 is {found}, not {sha256.lower()}", "copy it again"
+        )
+
+
+def _sha256_of(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None]) -> list[Image]:
+    """Remove every version that nobody uses, except the newest of each name; what was removed."""
+    newest: dict[str, int] = {}
+    for image in store.list_images():
+        newest[image.name] = max(newest.get(image.name, 0), image.version)
+    removed = []
+    for image in store.list_images():
+        if image.version == newest[image.name]:
+            continue
+        with contextlib.suppress(Conflict):
+            remove_image(store, paths, image, on_hosts)
+            removed.append(image)
+    return removed
 
 
 def _private_copy(file: Path, scratch: Path) -> Path:

@@ -12,9 +12,10 @@ import pytest
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.keys import SystemClock
 from orchestrator.errors import Conflict, ImageRefused, SpecError
-from orchestrator.imaging.importing import import_image, remove_image
+from orchestrator.imaging.importing import import_image, prune_images, remove_image
 from orchestrator.models.members import Image
 from orchestrator.store import Store, open_store
+from tests.builders import make_spec
 
 
 @pytest.fixture
@@ -82,6 +83,65 @@ def test_a_raw_disk_is_converted_with_its_content(store: Store, paths: StatePath
     assert back.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("vpc", "subformat=dynamic,force_size=on"),
+        ("vpc", "subformat=fixed,force_size=on"),
+        ("vhdx", "subformat=dynamic"),
+        ("vhdx", "subformat=fixed"),
+        ("vmdk", "subformat=monolithicSparse"),
+        ("vmdk", "subformat=streamOptimized"),
+    ],
+)
+def test_disks_of_other_hypervisors_are_converted_with_their_content(
+    store: Store, paths: StatePaths, tmp_path: Path, kind: str, options: str
+) -> None:
+    content = bytearray(8 * 2**20)
+    content[510:512] = b"\x55\xaa"
+    content[3 * 2**20 : 3 * 2**20 + 5] = b"hello"
+    raw, file, back = tmp_path / "disk.raw", tmp_path / f"disk.{kind}", tmp_path / "back.raw"
+    raw.write_bytes(content)
+    qemu_img("convert", "-f", "raw", "-O", kind, "-o", options, raw, file)
+    image = add(store, paths, file)
+    kept = paths.images / f"{image.digest}.qcow2"
+    assert kept.read_bytes().startswith(b"QFI\xfb")
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", kept, back)
+    assert back.read_bytes()[: len(content)] == content
+    assert not back.read_bytes()[len(content) :].strip(b"\0")
+    assert list(paths.work.iterdir()) == []
+
+
+def test_a_checksum_decides_whether_a_file_is_what_was_meant(
+    store: Store, paths: StatePaths, tmp_path: Path
+) -> None:
+    file = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", file, "16M")
+    with pytest.raises(ImageRefused, match="is not what was meant"):
+        import_image(store, paths, "web", file, quiet, "0" * 64)
+    assert leftovers(paths) == []
+    with pytest.raises(SpecError, match="is no sha256"):
+        import_image(store, paths, "web", file, quiet, "abc")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert import_image(store, paths, "web", file, quiet, digest.upper()).ref == "web:1"
+
+
+def test_pruning_keeps_the_newest_version_and_what_is_used(
+    store: Store, paths: StatePaths, tmp_path: Path
+) -> None:
+    versions = []
+    for size in ("8M", "16M", "24M"):
+        file = tmp_path / f"{size}.qcow2"
+        qemu_img("create", "-f", "qcow2", file, size)
+        versions.append(add(store, paths, file))
+    store.declare_set(make_spec(image="web:2"), versions[1], "m" * 16)
+    removed: list[str] = []
+    assert prune_images(store, paths, removed.append) == [versions[0]]
+    assert removed == [versions[0].digest]
+    assert [image.ref for image in store.list_images()] == ["web:2", "web:3"]
+    assert prune_images(store, paths, removed.append) == []
+
+
 def test_a_raw_disk_that_pretends_to_be_qcow2_inside_stays_raw(
     store: Store, paths: StatePaths, tmp_path: Path
 ) -> None:
@@ -129,9 +189,39 @@ def make_truncated_compressed(directory: Path) -> Path:
     return file
 
 
-def make_vmdk(directory: Path) -> Path:
+def make_flat_vmdk(directory: Path) -> Path:
     file = directory / "disk.vmdk"
+    qemu_img("create", "-f", "vmdk", "-o", "subformat=monolithicFlat", file, "8M")
+    return file
+
+
+def make_vmdk_of_a_host_file(directory: Path) -> Path:
+    """A sparse header without a capacity, whose descriptor names a file of the host."""
+    file = directory / "evil.vmdk"
     qemu_img("create", "-f", "vmdk", file, "8M")
+    content = bytearray(file.read_bytes())
+    content[12:20] = bytes(8)
+    content[512:1536] = b'# Disk DescriptorFile\ncreateType="monolithicFlat"\nRW 16 FLAT "/etc/passwd" 0\n'.ljust(
+        1024
+    )
+    file.write_bytes(content)
+    return file
+
+
+def make_vmdk_snapshot(directory: Path) -> Path:
+    base, file = directory / "base.vmdk", directory / "top.vmdk"
+    qemu_img("create", "-f", "vmdk", base, "8M")
+    qemu_img("create", "-f", "vmdk", "-b", base, "-F", "vmdk", file)
+    return file
+
+
+def make_differencing_vhd(directory: Path) -> Path:
+    file = directory / "diff.vhd"
+    qemu_img("create", "-f", "vpc", file, "8M")
+    content = bytearray(file.read_bytes())
+    for start in (0, len(content) - 512):
+        content[start + 60 : start + 64] = (4).to_bytes(4, "big")
+    file.write_bytes(content)
     return file
 
 
@@ -163,8 +253,11 @@ def make_luks(directory: Path) -> Path:
         (make_with_data_file, "keeps its data in another file"),
         (make_truncated, "truncated"),
         (make_truncated_compressed, "truncated|damaged"),
-        (make_vmdk, "VMDK"),
-        (make_text, "neither a qcow2 image nor a bootable raw disk"),
+        (make_flat_vmdk, "keeps its data in other files"),
+        (make_vmdk_of_a_host_file, "keeps its data in other files"),
+        (make_vmdk_snapshot, "a snapshot of another VMDK"),
+        (make_differencing_vhd, "a differencing VHD"),
+        (make_text, "neither a qcow2, VHD, VHDX or VMDK image nor a bootable raw disk"),
         (make_empty, "is empty"),
         (make_luks, "encrypted"),
         (lambda directory: directory / "missing", "there is no file"),

@@ -90,7 +90,13 @@ def grow(made: Installation, count: int) -> Growth:
     process = subprocess.Popen(made.command("scale", "web", str(count)), stdout=subprocess.DEVNULL)
     # Asked first is only the new guest itself: requests through the balancer would keep the old ones busy, and on
     # two cores that would slow down the boot that is measured.
-    await_true(lambda: any(ask(direct_url(one.address)) for one in instances_beside(store, known)), pause=0.05)
+    await_true(
+        lambda: (
+            process.poll() is not None
+            or any(ask(direct_url(one.address)) for one in instances_beside(store, known))
+        ),
+        pause=0.05,
+    )
     await_true(lambda: new_answers(made, known, count))
     done = Growth(time.monotonic() - began, time.time())
     if process.wait(timeout=300) != 0:

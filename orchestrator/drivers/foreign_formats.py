@@ -1,0 +1,61 @@
+"""Formats of other hypervisors: recognised by their marks, and refused where they would make us open another file.
+
+Layouts: Virtual Hard Disk Image Format Specification (2006), [MS-VHDX] 2.2, VMware Virtual Disk Format 5.0.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from orchestrator.errors import ImageRefused
+
+_SECTOR = 512
+_FRONT = 2**20  # a VMDK's embedded descriptor is small, and lies in front of its data
+_VHD_COOKIE = b"conectix"
+_VHD_DIFFERENCING = 4
+_FLATTEN = "make it one self-contained file first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
+
+
+def find_foreign_kind(file: Path) -> str | None:
+    """qemu-img's name of the format (vpc, vhdx, vmdk); None for anything else."""
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        start = handle.read(_SECTOR)
+        handle.seek(max(size - _SECTOR, 0))
+        end = handle.read(_SECTOR)
+    if start.startswith(b"vhdxfile"):
+        return "vhdx"
+    if start.startswith((b"KDMV", b"COWD", b"# Disk Desc")):
+        return "vmdk"
+    # A fixed VHD is a raw disk with a footer; a dynamic one has a copy of it in front.
+    is_vhd = start.startswith(_VHD_COOKIE) or end.startswith(_VHD_COOKIE)
+    return "vpc" if is_vhd and not start.startswith(b"QFI\xfb") else None
+
+
+def refuse_foreign(file: Path, kind: str, shown: str) -> None:
+    """Raises ImageRefused for what names another file, before qemu-img would open it."""
+    with file.open("rb") as handle:
+        front = handle.read(_FRONT)
+        handle.seek(max(file.stat().st_size - _SECTOR, 0))
+        end = handle.read(_SECTOR)
+    if kind == "vmdk":
+        _refuse_vmdk(front, shown)
+    if kind == "vpc":
+        footer = front[:_SECTOR] if front.startswith(_VHD_COOKIE) else end
+        (disk_type,) = struct.unpack_from(">I", footer, 60)
+        if disk_type == _VHD_DIFFERENCING:
+            raise ImageRefused(f"{shown} is not self-contained: it is a differencing VHD", _FLATTEN)
+
+
+def _refuse_vmdk(front: bytes, shown: str) -> None:
+    """A descriptor lists files by name; a sparse file without a capacity is one that only carries a descriptor."""
+    if len(front) < _SECTOR or not front.startswith(b"KDMV"):
+        raise ImageRefused(f"{shown} is a VMDK descriptor, which keeps its data in other files", _FLATTEN)
+    (capacity,) = struct.unpack_from("<Q", front, 12)
+    if capacity == 0:
+        raise ImageRefused(f"{shown} is a VMDK that keeps its data in other files", _FLATTEN)
+    offset, sectors = struct.unpack_from("<QQ", front, 28)
+    descriptor = front[offset * _SECTOR : (offset + sectors) * _SECTOR]
+    if b"parentFileNameHint" in descriptor:
+        raise ImageRefused(f"{shown} is not self-contained: it is a snapshot of another VMDK", _FLATTEN)
