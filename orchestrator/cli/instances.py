@@ -1,4 +1,4 @@
-"""reimage, restart, remove: one instance at a time."""
+"""reimage, restart, stop, start, remove: one instance at a time."""
 
 from __future__ import annotations
 
@@ -41,6 +41,30 @@ def restart(target: TargetArgument, timeout: TimeoutOption = None) -> None:
     from orchestrator.service import members
 
     _ask(members.restart, target, timeout)
+
+
+def stop(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Switch an instance off, drained first, and leave it off until `start`; its disks are kept.
+
+    Examples:
+
+      understudy stop web/4tz9k
+    """
+    from orchestrator.service import members
+
+    _ask(members.stop, target, timeout)
+
+
+def start(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Start an instance that was stopped; it gets traffic when its services answer.
+
+    Examples:
+
+      understudy start web/4tz9k
+    """
+    from orchestrator.service import members
+
+    _ask(members.start, target, timeout)
 
 
 def remove(target: TargetArgument, timeout: TimeoutOption = None) -> None:

@@ -52,6 +52,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.pool,
     instances.reimage,
     instances.restart,
+    instances.stop,
+    instances.start,
     instances.remove,
     sets.delete,
     view.events,

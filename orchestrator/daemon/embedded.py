@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from orchestrator.daemon.runtime import Runtime
 from orchestrator.daemon.wake import Doorbell, ring
 from orchestrator.errors import TimedOut, UnderstudyError
+from orchestrator.lifecycle.table import AT_REST
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 
 LOOK = 0.05  # seconds between looks at the store while another process works
@@ -87,11 +88,7 @@ def _look(runtime: Runtime, set_name: str) -> Progress:
 def _what_is_missing(now: Progress) -> str:
     if now.stuck:
         return now.stuck
-    busy = [
-        f"{member.name} is {member.phase.value}"
-        for member in now.members
-        if member.phase not in (Phase.IN_SERVICE, Phase.STANDBY)
-    ]
+    busy = [f"{member.name} is {member.phase.value}" for member in now.members if member.phase not in AT_REST]
     return ", ".join(busy) or "still at work"
 
 

@@ -24,6 +24,8 @@ class Action(StrEnum):
     REST = "rest"  # parked: record it
     KEEP = "keep"  # in the pool: keep it in the declared power state
     WATCH = "watch"  # in service: nothing to do
+    SWITCH_OFF = "switch_off"  # stopped by the operator, but it runs
+    STAY_OFF = "stay_off"  # stopped by the operator: nothing to do
     HEAL = "heal"  # in service but off: start it again
     REBUILD = "rebuild"  # the machine vanished: a new body from the image
     DRAIN = "drain"
@@ -53,6 +55,7 @@ TABLE: dict[Phase, dict[Power, Action]] = {
     Phase.STANDBY: _row(A.KEEP, A.KEEP, A.KEEP, A.REBUILD, A.REBUILD),
     Phase.STARTING: _row(A.AWAIT, A.START, A.START, A.START, A.REBUILD),
     Phase.IN_SERVICE: _row(A.WATCH, A.HEAL, A.HEAL, A.HEAL, A.REBUILD),
+    Phase.STOPPED: _row(A.SWITCH_OFF, A.STAY_OFF, A.STAY_OFF, A.STAY_OFF, A.STAY_OFF),
     Phase.DRAINING: _row(A.DRAIN, A.CONTINUE, A.CONTINUE, A.CONTINUE, A.CONTINUE),
     Phase.DELETING: _row(A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY),
     Phase.FAILED: _row(A.CLEAN, A.CLEAN, A.CLEAN, A.CLEAN, A.RETRY),
@@ -70,6 +73,7 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.IN_SERVICE, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.READY, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.STARTING, EffectKind.SHUT_DOWN): Phase.STARTING,
+    (Phase.STOPPED, EffectKind.SHUT_DOWN): Phase.STOPPED,
     (Phase.DELETING, EffectKind.DESTROY): None,
     (Phase.FAILED, EffectKind.DESTROY): Phase.FAILED,
 }
@@ -96,8 +100,13 @@ CARRIES_TRAFFIC = frozenset({Phase.READY, Phase.IN_SERVICE})
 # Phases in which a machine is not yet what its model says; a change of model starts it over.
 UNFINISHED = frozenset({Phase.CREATING, Phase.PROVISIONING})
 
+# Phases of a member that is where it should be.
+AT_REST = frozenset({Phase.IN_SERVICE, Phase.STANDBY, Phase.STOPPED})
+
 # The phase that answers a request once nothing is left to drain.
 ANSWER: dict[Request, Phase] = {
     Request.REIMAGE: Phase.CREATING,
+    Request.STOP: Phase.STOPPED,
+    Request.START: Phase.STARTING,
     Request.REMOVE: Phase.DELETING,
 }

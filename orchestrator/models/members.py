@@ -25,6 +25,7 @@ class Phase(StrEnum):
     STANDBY = "standby"  # in the pool, claimable
     STARTING = "starting"  # machine exists; being started, services not yet seen
     IN_SERVICE = "in_service"  # in rotation
+    STOPPED = "stopped"  # switched off by the operator, and left so
     DRAINING = "draining"  # leaving rotation before something happens to the machine
     DELETING = "deleting"  # machine, disks and address are being given back
     FAILED = "failed"  # could not be created; its machine is gone; tried again later
@@ -35,6 +36,8 @@ class Request(StrEnum):
 
     REIMAGE = "reimage"
     RESTART = "restart"
+    STOP = "stop"
+    START = "start"
     REMOVE = "remove"
 
 

@@ -42,7 +42,7 @@ def plan_member(view: MemberView) -> MemberPlan:
     member, sighting = view.member, view.sighting
     if sighting.power is Power.UNKNOWN:
         return MemberPlan(waiting=f"host {member.host} of {member.name} does not answer", is_stuck=True)
-    too_early = member.request is Request.RESTART and member.phase in (*UNFINISHED, Phase.FAILED)
+    too_early = member.request in _AFTER_SETUP and member.phase in (*UNFINISHED, Phase.FAILED)
     if member.request is not None and not too_early and member.phase not in (Phase.DRAINING, Phase.DELETING):
         return _begin_request(view, member.request)
     if member.phase in UNFINISHED and member.model != view.wanted.model:
@@ -50,9 +50,20 @@ def plan_member(view: MemberView) -> MemberPlan:
     return _ACTIONS[TABLE[member.phase][sighting.power]](view)
 
 
+# Requests that wait until a machine is set up.
+_AFTER_SETUP = frozenset({Request.RESTART, Request.STOP})
+_VERBS = {
+    Request.REIMAGE: "reimaging",
+    Request.REMOVE: "removing",
+    Request.STOP: "stopping",
+    Request.START: "starting",
+}
+
+
 def _begin_request(view: MemberView, request: Request) -> MemberPlan:
     member = view.member
-    if member.phase in CARRIES_TRAFFIC and member.role is Role.INSTANCE and view.sighting.power is Power.RUNNING:
+    serves = member.phase in CARRIES_TRAFFIC and member.role is Role.INSTANCE
+    if serves and view.sighting.power is Power.RUNNING and request is not Request.START:
         return _advance(view, Phase.DRAINING, f"draining {member.name}: {member.reason}")
     return _answer(view, request)
 
@@ -64,9 +75,17 @@ def _answer(view: MemberView, request: Request) -> MemberPlan:
             return _effect(view, EffectKind.SHUT_DOWN, f"restarting {member.name}")
         step = Advance(member, Phase.STARTING, f"restarting {member.name}", answered=True)
         return MemberPlan((step,))
-    reimage = request is Request.REIMAGE
-    verb = "reimaging" if reimage else "removing"
-    step = Advance(member, ANSWER[request], f"{verb} {member.name}", new_body=reimage, answered=reimage)
+    phase = ANSWER[request]
+    if request is Request.START and member.phase is not Phase.STOPPED:
+        phase = member.phase  # it is on its way, or there, already
+    step = Advance(
+        member,
+        phase,
+        f"{_VERBS[request]} {member.name}",
+        new_body=request is Request.REIMAGE,
+        # A removal stays asked for until the record is gone.
+        answered=request is not Request.REMOVE,
+    )
     return MemberPlan((step,))
 
 
@@ -156,6 +175,14 @@ def _watch(view: MemberView) -> MemberPlan:
     return MemberPlan()
 
 
+def _switch_off(view: MemberView) -> MemberPlan:
+    return _effect(view, EffectKind.SHUT_DOWN, f"switching off {view.member.name}, as asked")
+
+
+def _stay_off(view: MemberView) -> MemberPlan:
+    return MemberPlan()
+
+
 def _heal(view: MemberView) -> MemberPlan:
     power = view.sighting.power.value
     return _advance(view, Phase.STARTING, f"machine of {view.member.name} is {power}; starting it again")
@@ -225,6 +252,8 @@ _ACTIONS: dict[Action, Callable[[MemberView], MemberPlan]] = {
     Action.REST: _rest,
     Action.KEEP: _keep,
     Action.WATCH: _watch,
+    Action.SWITCH_OFF: _switch_off,
+    Action.STAY_OFF: _stay_off,
     Action.HEAL: _heal,
     Action.REBUILD: _rebuild,
     Action.DRAIN: _drain,

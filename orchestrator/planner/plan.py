@@ -139,7 +139,7 @@ def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], 
 def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
     if sighting.power in HOPELESS.get(kind, frozenset()):
         return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
-    unwanted = member.phase is Phase.DELETING or member.request not in (None, Request.RESTART)
+    unwanted = member.phase is Phase.DELETING or member.request in (Request.REIMAGE, Request.REMOVE)
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
     if unwanted and kind in (EffectKind.PROVISION, EffectKind.AWAIT):
         return [Interrupt(member, f"{member.name}: {member.reason}")]

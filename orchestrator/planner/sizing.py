@@ -18,6 +18,7 @@ from orchestrator.planner.placement import Placement
 # From the least to the most useful member of each role: what is dropped first when there are too many.
 _USEFULNESS = (
     Phase.FAILED,
+    Phase.STOPPED,
     Phase.CREATING,
     Phase.PROVISIONING,
     Phase.STARTING,

@@ -36,6 +36,24 @@ def restart(store: Store, target: str) -> Member:
     return member
 
 
+def stop(store: Store, target: str) -> Member:
+    """Out of rotation, switched off cleanly, and left off until it is started; its disks are kept."""
+    member = _instance(store, target, "stopped")
+    if member.phase is Phase.STOPPED:
+        raise Conflict(f"{member.name} is stopped already", f"to start it: understudy start {target}")
+    store.request(member, Request.STOP)
+    return member
+
+
+def start(store: Store, target: str) -> Member:
+    """Start what `stop` switched off; it enters rotation when its services answer."""
+    member = _instance(store, target, "started")
+    if member.phase is not Phase.STOPPED and member.request is not Request.STOP:
+        raise Conflict(f"{member.name} is not stopped: it is {member.phase.value}")
+    store.request(member, Request.START)
+    return member
+
+
 def remove(store: Store, target: str) -> Member:
     """Take this very instance away; the set is one smaller. A pool member is removed and replaced."""
     member = find_member(store, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from orchestrator.lifecycle.table import AT_REST
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
@@ -46,7 +47,7 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps
     about_set = [step for step in steps if not isinstance(step, Settle | NotePool) and set_of(step) == wanted.name]
-    return not about_set and all(member.phase in (Phase.IN_SERVICE, Phase.STANDBY) for member in mine)
+    return not about_set and all(member.phase in AT_REST for member in mine)
 
 
 def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observed) -> dict[str, Any]:

@@ -122,6 +122,21 @@ def test_restart_keeps_everything(web: Installation) -> None:
     assert (after["incarnation"], after["in_rotation"]) == (row["incarnation"], True)
 
 
+def test_a_stopped_instance_stays_off_until_it_is_started(web: Installation) -> None:
+    row = web.members("instance")[1]
+    where = f"web/{row['name']}"
+    with web.serving():
+        web.run("stop", where)
+        web.run("apply", str(web.root / "web.yaml"))
+        seen = next(one for one in web.members("instance") if one["name"] == row["name"])
+        assert (seen["phase"], seen["power"], seen["in_rotation"]) == ("stopped", "stopped", False)
+        assert row["name"] not in answers(web, 8)
+        assert "is stopped already" in web.run("stop", where, expect=2)
+        web.run("start", where)
+    assert ssh(web, where, "cat /root/kept") == "precious"
+    assert row["name"] in answers(web, 8)
+
+
 def test_serve_heals_carries_out_wishes_and_follows_a_guests_own_restart(web: Installation) -> None:
     with web.serving():
         row = web.members("instance")[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.errors import Conflict
 from orchestrator.models.members import Phase, Role
 from orchestrator.models.naming import domain_name, overlay_volume
 from orchestrator.models.sightings import Power, Rotation
@@ -432,3 +433,34 @@ def test_instances_are_spread_over_hosts(tmp_path: Path) -> None:
         site.settle()
         assert {name: len(host.machines) for name, host in site.hosts.items()} == {"one": 2, "two": 2}
         assert len(set(all_domains(site.hosts.values()))) == 4
+
+
+# ---- stop and start ------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_instance_stays_stopped_without_traffic_until_it_is_started(site: Site) -> None:
+    site.apply(instances=2)
+    site.settle()
+    one, other = site.instances()
+    requests.stop(site.store, f"web/{one.name}")
+    site.settle()
+    assert (site.phase(one.name), site.power(one)) == (Phase.STOPPED, Power.STOPPED)
+    assert site.rotation() == {other.name}
+    site.controller.turn()
+    assert site.power(one) is Power.STOPPED
+    requests.start(site.store, f"web/{one.name}")
+    site.settle()
+    assert site.rotation() == {one.name, other.name}
+    assert site.host.machines[domain(one.name)].boots == 2
+
+
+def test_what_is_not_stopped_cannot_be_started_and_what_is_cannot_be_stopped_again(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    target = f"web/{site.only().name}"
+    with pytest.raises(Conflict, match="is not stopped"):
+        requests.start(site.store, target)
+    requests.stop(site.store, target)
+    site.settle()
+    with pytest.raises(Conflict, match="is stopped already"):
+        requests.stop(site.store, target)

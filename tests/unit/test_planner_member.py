@@ -185,16 +185,16 @@ def test_a_member_on_a_silent_host_waits_and_says_so() -> None:
 # ---- requests ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_", Request)
+@pytest.mark.parametrize("request_", set(Request) - {Request.START})
 def test_an_instance_in_service_is_drained_before_anything_is_done_to_it(request_: Request) -> None:
     made = plan_for(member(request=request_), balancer=behind(Rotation.READY))
     assert only_advance(made).phase is Phase.DRAINING
 
 
-@pytest.mark.parametrize("request_", Request)
+@pytest.mark.parametrize("request_", set(Request) - {Request.START})
 def test_an_instance_that_is_off_has_nothing_to_drain(request_: Request) -> None:
     step = only_advance(plan_for(member(request=request_), Power.STOPPED))
-    assert step.phase in (Phase.CREATING, Phase.STARTING, Phase.DELETING)
+    assert step.phase in (Phase.CREATING, Phase.STARTING, Phase.STOPPED, Phase.DELETING)
 
 
 def draining(request: Request | None = Request.REMOVE, seconds: float = 1.0) -> Member:
@@ -348,3 +348,31 @@ def test_a_change_of_state_goes_through_running(
 
 def test_an_instance_found_hibernated_is_started_again() -> None:
     assert only_advance(plan_for(member(), Power.HIBERNATED)).phase is Phase.STARTING
+
+
+# ---- stop and start ------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_instance_is_switched_off_and_left_so() -> None:
+    made = only_advance(plan_for(draining(Request.STOP), balancer=behind(Rotation.DRAIN)))
+    assert (made.phase, made.answered) == (Phase.STOPPED, True)
+    stopped = member(phase=Phase.STOPPED)
+    assert only_effect(plan_for(stopped)) is EffectKind.SHUT_DOWN
+    for power in (Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT):
+        assert plan_for(stopped, power) == MemberPlan()
+
+
+def test_a_stopped_instance_starts_when_it_is_asked_to() -> None:
+    step = only_advance(plan_for(member(phase=Phase.STOPPED, request=Request.START), Power.STOPPED))
+    assert (step.phase, step.answered) == (Phase.STARTING, True)
+
+
+def test_a_start_that_comes_too_late_disturbs_nobody() -> None:
+    step = only_advance(plan_for(member(request=Request.START), balancer=behind(Rotation.READY)))
+    assert (step.phase, step.answered) == (Phase.IN_SERVICE, True)
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.PROVISIONING])
+def test_a_stop_waits_until_a_machine_is_set_up(phase: Phase) -> None:
+    kind = only_effect(plan_for(member(phase=phase, request=Request.STOP)))
+    assert kind in (EffectKind.CREATE, EffectKind.PROVISION)

@@ -375,6 +375,8 @@ def _why_not_in_place(world: World, wanted: ScaleSet, member: Member) -> str:
             return f"is kept {member.parked}, which is not declared"
         if member.model != wanted.model:
             return "is of an older model"
+    if member.phase is Phase.STOPPED and member.role is Role.INSTANCE:
+        return "runs, but was stopped" if world.power(member) is Power.RUNNING else ""
     if member.phase is not phase:
         return f"is {member.phase.value} instead of {phase.value}"
     seen = world.power(member)

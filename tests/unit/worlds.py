@@ -32,7 +32,9 @@ POOL_STATES: tuple[Any, ...] = (
 # Which phases a member of each role can be in: a claim ends a member's time in the pool, and nothing goes back.
 PHASES = {
     Role.INSTANCE: tuple(phase for phase in Phase if phase not in (Phase.PARKING, Phase.STANDBY)),
-    Role.STANDBY: tuple(phase for phase in Phase if phase not in (Phase.IN_SERVICE, Phase.DRAINING)),
+    Role.STANDBY: tuple(
+        phase for phase in Phase if phase not in (Phase.IN_SERVICE, Phase.STOPPED, Phase.DRAINING)
+    ),
 }
 
 
@@ -97,7 +99,7 @@ def requests_of(role: Role, phase: Phase) -> list[Request | None]:
     """
     if role is Role.STANDBY:
         return [None, None, None, Request.REMOVE]
-    if phase in (Phase.READY, Phase.STARTING, Phase.IN_SERVICE, Phase.DRAINING):
+    if phase in (Phase.READY, Phase.STARTING, Phase.IN_SERVICE, Phase.STOPPED, Phase.DRAINING):
         return [None, None, *Request]
     return [None, None, None, Request.REIMAGE, Request.REMOVE]
 
