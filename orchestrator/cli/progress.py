@@ -25,6 +25,7 @@ _REACHED = {
     Phase.READY: 95.0,
     Phase.STANDBY: 100.0,
     Phase.IN_SERVICE: 100.0,
+    Phase.STOPPED: 100.0,
 }
 _USUAL_SECONDS = 60.0
 _QUIET = frozenset({"converged", "set_declared", "settings_changed"})

@@ -168,6 +168,7 @@ def delete(
 def carry_out_wish(runtime: Runtime, name: str, limit: float | None) -> None:
     from orchestrator.cli.progress import Show
     from orchestrator.daemon.embedded import carry_out
+    from orchestrator.models.members import Phase
 
     with Show(runtime, name) as show:
         carry_out(runtime, name, show, limit)
@@ -175,7 +176,11 @@ def carry_out_wish(runtime: Runtime, name: str, limit: float | None) -> None:
     if wanted is None:
         return
     after = f" after {show.grown_after:.1f} s" if show.grown_after is not None else ""
-    say(f"{name}: {wanted.spec.instances} in service{after}; standby pool {wanted.standby_target}")
+    mine = [one for one in runtime.store.snapshot().members if one.set_name == name]
+    serving = sum(one.phase is Phase.IN_SERVICE for one in mine)
+    stopped = sum(one.phase is Phase.STOPPED for one in mine)
+    but = f", {stopped} stopped" if stopped else ""
+    say(f"{name}: {serving} in service{but}{after}; standby pool {wanted.standby_target}")
     for endpoint in wanted.spec.endpoints:
         scheme = "http://" if endpoint.protocol == "http" else ""
         say(f"  {endpoint.name}: {scheme}{endpoint.address}:{endpoint.listen}")

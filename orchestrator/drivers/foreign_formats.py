@@ -14,6 +14,8 @@ _SECTOR = 512
 _FRONT = 2**20  # a VMDK's embedded descriptor is small, and lies in front of its data
 _VHD_COOKIE = b"conectix"
 _VHD_DIFFERENCING = 4
+# A VHD's size is what its footer says, not what its geometry comes to: that would cut the end off some disks.
+_SIZE_BY_FOOTER = "force_size_calc=current_size"
 _FLATTEN = "make it one self-contained file first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
 
 
@@ -43,6 +45,8 @@ def refuse_foreign(file: Path, kind: str, shown: str) -> None:
         _refuse_vmdk(front, shown)
     if kind == "vpc":
         footer = front[:_SECTOR] if front.startswith(_VHD_COOKIE) else end
+        if len(footer) < _SECTOR:
+            raise ImageRefused(f"{shown} is a VHD that is cut off", "copy it again")
         (disk_type,) = struct.unpack_from(">I", footer, 60)
         if disk_type == _VHD_DIFFERENCING:
             raise ImageRefused(f"{shown} is not self-contained: it is a differencing VHD", _FLATTEN)
@@ -56,6 +60,15 @@ def _refuse_vmdk(front: bytes, shown: str) -> None:
     if capacity == 0:
         raise ImageRefused(f"{shown} is a VMDK that keeps its data in other files", _FLATTEN)
     offset, sectors = struct.unpack_from("<QQ", front, 28)
-    descriptor = front[offset * _SECTOR : (offset + sectors) * _SECTOR]
-    if b"parentFileNameHint" in descriptor:
+    # qemu-img looks for the parent right behind the header, wherever the header says that the descriptor is.
+    own, usual = front[offset * _SECTOR : (offset + sectors) * _SECTOR], front[_SECTOR : _SECTOR * 21]
+    if b"parentFileNameHint" in own + usual:
         raise ImageRefused(f"{shown} is not self-contained: it is a snapshot of another VMDK", _FLATTEN)
+
+
+def image_options(file: Path, kind: str) -> str:
+    """How qemu-img is told to open the file: as exactly this format (for `--image-opts`)."""
+    options = [f"driver={kind}", "file.driver=file", f"file.filename={str(file).replace(',', ',,')}"]
+    if kind == "vpc":
+        options.append(_SIZE_BY_FOOTER)
+    return ",".join(options)

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.foreign_formats import find_foreign_kind, refuse_foreign
+from orchestrator.drivers.foreign_formats import find_foreign_kind, image_options, refuse_foreign
 from orchestrator.drivers.qcow2 import end_of_compressed_data
 from orchestrator.errors import ImageRefused, UnderstudyError
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _INSPECT_SECONDS = 60
 # What qemu-img may use while it reads a file somebody handed us: a hostile image can ask for much.
-_LIMITS = ["prlimit", "--as=2147483648", "--cpu=600"]
+_ADDRESS_SPACE = 2**31
+_SPARE_ROOM = 2**29  # bytes that an import leaves free
+_SLOWEST = 10 * 2**20  # bytes per second below which a disk is not waited for
 
 
 @dataclass(frozen=True)
@@ -45,19 +47,20 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
     foreign = find_foreign_kind(file)
     if foreign is not None:
         refuse_foreign(file, foreign, shown)
-        info = _run_json(["info", "--force-share", "-f", foreign, "--output=json", str(file)], shown)
-        _refuse_other_files(info, shown)
+        options = image_options(file, foreign)
+        info = _run_json(["info", "--force-share", "--image-opts", "--output=json", options], shown)
+        _refuse_other_files(info, file, shown)
         return ImageFacts(foreign, int(info["virtual-size"]))
     if not start.startswith(_QCOW2_MAGIC):
         return _inspect_raw(start, file.stat().st_size, shown)
     info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], shown)
-    _refuse_other_files(info, shown)
+    _refuse_other_files(info, file, shown)
     virtual_size = int(info["virtual-size"])
     _check(file, virtual_size, int(info.get("cluster-size", 65536)), shown)
     return ImageFacts("qcow2", virtual_size)
 
 
-def _refuse_other_files(info: dict[str, Any], shown: str) -> None:
+def _refuse_other_files(info: dict[str, Any], file: Path, shown: str) -> None:
     """The file-read attack: a header that names another file of the host."""
     details = info.get("format-specific", {}).get("data", {})
     backing = info.get("backing-filename") or info.get("full-backing-filename")
@@ -65,7 +68,7 @@ def _refuse_other_files(info: dict[str, Any], shown: str) -> None:
     if backing:
         raise ImageRefused(f"{shown} is not self-contained: it names the backing file {backing!r}", flatten)
     others = [str(one.get("filename")) for one in details.get("extents", [])]
-    if any(other != info.get("filename") for other in others):
+    if any(other != str(file) for other in others):
         raise ImageRefused(f"{shown} keeps its data in other files ({', '.join(others)})", flatten)
     if "data-file" in details or "data-file-raw" in details:
         raise ImageRefused(f"{shown} keeps its data in another file ({details.get('data-file')!r})", flatten)
@@ -106,9 +109,12 @@ def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
 
 def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[float], None]) -> None:
     """Write `target` as a new qcow2 with the same content. Progress is 0 to 100."""
-    arguments = ["convert", "-p", "-f", kind, "-O", "qcow2"]
+    arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
+    # A small file can claim to hold a large disk: what is written stays within the space that is there.
+    room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
+    limits = ["prlimit", f"--as={_ADDRESS_SPACE}", f"--fsize={room}"] if shutil.which("prlimit") else []
     process = subprocess.Popen(
-        [_tool(), *arguments, str(source), str(target)],
+        [*limits, _tool(), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -124,13 +130,17 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
         process.wait()
         raise
     if process.returncode != 0:
-        raise UnderstudyError(f"cannot convert {source}: {errors.strip()[-500:]}")
+        raise UnderstudyError(
+            f"cannot convert {source}: {errors.strip()[-500:] or 'it does not fit on the disk'}",
+            "free space, or give another --state-dir",
+        )
 
 
 def compare_images(source: Path, kind: str, target: Path) -> None:
     """Raises UnderstudyError unless the qcow2 `target` has the very content of `source`."""
-    arguments = ["compare", "--force-share", "-f", kind, "-F", "qcow2", str(source), str(target)]
-    done = _run(arguments, _INSPECT_SECONDS * 10)
+    opened = [image_options(source, kind), image_options(target, "qcow2")]
+    size = max(source.stat().st_size, target.stat().st_size)
+    done = _run(["compare", "--force-share", "--image-opts", *opened], _INSPECT_SECONDS * 10 + size // _SLOWEST)
     if done.returncode != 0:
         raise UnderstudyError(
             f"the converted image differs from {source}: {done.stdout.strip() or _words(done)}", "try again"
@@ -157,7 +167,7 @@ def _run_json(arguments: list[str], shown: str) -> dict[str, Any]:
 
 
 def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
-    limits = _LIMITS if shutil.which("prlimit") else []
+    limits = ["prlimit", f"--as={_ADDRESS_SPACE}", f"--cpu={seconds}"] if shutil.which("prlimit") else []
     try:
         return subprocess.run(
             [*limits, _tool(), *arguments],

@@ -85,6 +85,7 @@ FATAL = frozenset(
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
         (Phase.PARKING, EffectKind.SHUT_DOWN),
+        (Phase.PARKING, EffectKind.HIBERNATE),
     }
 )
 

@@ -85,12 +85,20 @@ def _answer(view: MemberView, request: Request) -> MemberPlan:
         new_body=request is Request.REIMAGE,
         # A removal stays asked for until the record is gone.
         answered=request is not Request.REMOVE,
+        parked=_wakes_from(view, phase),
     )
     return MemberPlan((step,))
 
 
 def _advance(view: MemberView, phase: Phase, reason: str, new_body: bool = False) -> MemberPlan:
-    return MemberPlan((Advance(view.member, phase, reason, new_body=new_body),))
+    step = Advance(view.member, phase, reason, new_body=new_body, parked=_wakes_from(view, phase))
+    return MemberPlan((step,))
+
+
+def _wakes_from(view: MemberView, phase: Phase) -> PoolState | None:
+    """A machine found hibernated, whoever did it, goes on with the time of that moment: remember it."""
+    hibernated = phase is Phase.STARTING and view.sighting.power is Power.HIBERNATED
+    return PoolState.HIBERNATED if hibernated else None
 
 
 def _effect(view: MemberView, kind: EffectKind, reason: str) -> MemberPlan:
@@ -158,7 +166,7 @@ def _keep(view: MemberView) -> MemberPlan:
     """Parked as it should be, or moved there; a machine that is off goes through running (row B10)."""
     member, power = view.member, view.sighting.power
     if power is PARKED_POWER[view.park_in]:
-        if member.parked in (None, view.park_in):
+        if parked_state(member, view.wanted) is view.park_in:
             return MemberPlan()
         step = Advance(member, Phase.STANDBY, f"{member.name} stands by {power.value}", parked=view.park_in)
         return MemberPlan((step,))

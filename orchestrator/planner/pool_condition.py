@@ -19,7 +19,9 @@ def note_pool(wanted: ScaleSet, members: list[Member], powers: Mapping[str, Powe
     if wanted.deleting or any(powers[member.name] is Power.UNKNOWN for member in pool):
         return None
     failed = next((member for member in pool if member.phase is Phase.FAILED), None)
-    now = PoolCondition(_level(wanted, pool, powers), failed is not None)
+    # What is tried again has not recovered before it is there.
+    is_degraded = failed is not None or (wanted.pool.is_degraded and any(member.failures for member in pool))
+    now = PoolCondition(_level(wanted, pool, powers), is_degraded)
     if now == wanted.pool:
         return None
     title = f"the standby pool of {wanted.name}"
@@ -32,8 +34,8 @@ def note_pool(wanted: ScaleSet, members: list[Member], powers: Mapping[str, Powe
     if failed is not None and not wanted.pool.is_degraded:
         first_line = failed.reason.partition("\n")[0]
         events.append(("pool_degraded", f"{title} is degraded: {failed.name} failed: {first_line}"))
-    if failed is None and wanted.pool.is_degraded:
-        events.append(("pool_recovered", f"{title} has recovered: no member of it is failed any more"))
+    if not is_degraded and wanted.pool.is_degraded:
+        events.append(("pool_recovered", f"{title} has recovered: what had failed is there or gone"))
     reason = "; ".join(words for _, words in events) or f"{title} is {now.level.value}"
     return NotePool(wanted.name, now, tuple(events), reason)
 

@@ -42,7 +42,7 @@ class Hypervisor(Protocol):
         """
 
     def hibernate_machine(self, domain: str) -> None:
-        """Save its memory to disk and switch it off; the next start goes on there. Hibernated is success."""
+        """Save its memory to disk and switch it off; the next start goes on there. Off is success."""
 
     def destroy_machine(self, domain: str) -> None:
         """Domain and every volume named after it. Absent is success, somebody else's domain is Conflict."""

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from orchestrator.models.members import Role
 from orchestrator.models.steps import Effect, EffectKind
 
-# What makes a host's processors and disks busy, in two lanes: machines made from nothing never hold back a
-# machine that only has to start (a claim, a restart). Shutting down and removing give room: they are not bounded,
-# but have threads of their own, so that guests that do not hear hold back nobody.
-_LANES = (frozenset({EffectKind.CREATE, EffectKind.PROVISION}), frozenset({EffectKind.START, EffectKind.AWAIT}))
+# What makes a host's processors and disks busy, in two lanes: machines made from nothing, and memory written to
+# disk, never hold back a machine that only has to start (a claim, a restart). Shutting down and removing give
+# room: they are not bounded, but have threads of their own, so that guests that do not hear hold back nobody.
+_LANES = (
+    frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.HIBERNATE}),
+    frozenset({EffectKind.START, EffectKind.AWAIT}),
+)
 _LIGHT_THREADS = 16
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.errors import Conflict, SpecError
+from orchestrator.lifecycle.table import UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.service.declare import get_set
 from orchestrator.store import Store
@@ -39,8 +40,13 @@ def restart(store: Store, target: str) -> Member:
 def stop(store: Store, target: str) -> Member:
     """Out of rotation, switched off cleanly, and left off until it is started; its disks are kept."""
     member = _instance(store, target, "stopped")
-    if member.phase is Phase.STOPPED:
+    if member.phase is Phase.STOPPED and member.request is not Request.START:
         raise Conflict(f"{member.name} is stopped already", f"to start it: understudy start {target}")
+    if member.phase in (*UNFINISHED, Phase.FAILED):
+        raise Conflict(
+            f"{member.name} is {member.phase.value}; only an instance that is set up can be stopped",
+            f"wait for it, or take it away: understudy remove {target}",
+        )
     store.request(member, Request.STOP)
     return member
 
@@ -48,9 +54,12 @@ def stop(store: Store, target: str) -> Member:
 def start(store: Store, target: str) -> Member:
     """Start what `stop` switched off; it enters rotation when its services answer."""
     member = _instance(store, target, "started")
-    if member.phase is not Phase.STOPPED and member.request is not Request.STOP:
+    if member.phase is Phase.STOPPED:
+        store.request(member, Request.START)
+    elif member.request is Request.STOP:
+        store.withdraw(member)
+    else:
         raise Conflict(f"{member.name} is not stopped: it is {member.phase.value}")
-    store.request(member, Request.START)
     return member
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from orchestrator.errors import StoreError
 from orchestrator.store.migrations import MIGRATIONS
-from orchestrator.store.tables import SCHEMA_VERSION, facts, metadata
+from orchestrator.store.tables import SCHEMA_VERSION, facts, leases, metadata
 
 
 class Database:
@@ -34,10 +34,10 @@ class Database:
         with self._translated(), self._writer.begin() as connection:
             yield connection
 
-    def ensure_schema(self) -> None:
+    def ensure_schema(self, now: float) -> None:
         """Make the tables, or bring those of an older version up to date.
 
-        Raises StoreError if a newer Understudy wrote this store.
+        Raises StoreError if a newer Understudy wrote this store, or an older one is at work on it.
         """
         with self._translated():
             with self._engine.begin() as connection:
@@ -55,6 +55,7 @@ class Database:
                     metadata.create_all(connection)
                     connection.execute(insert(facts).values(key="schema_version", value=str(SCHEMA_VERSION)))
                 else:
+                    self._refuse_under_a_controller(connection, now)
                     self._migrate(connection, found)
 
     def _schema_version(self, connection: Connection) -> int | None:
@@ -62,6 +63,15 @@ class Database:
             return None
         row = connection.execute(select(facts.c.value).where(facts.c.key == "schema_version")).first()
         return int(row[0]) if row else None
+
+    def _refuse_under_a_controller(self, connection: Connection, now: float) -> None:
+        """It knows the tables as they were."""
+        holder = connection.execute(select(leases.c.holder).where(leases.c.expires_at > now)).first()
+        if holder is not None:
+            raise StoreError(
+                f"an older Understudy ({holder[0]}) works with this store, which has to be brought up to date",
+                "end 'understudy serve' (or wait for the command that runs), then try again",
+            )
 
     def _migrate(self, connection: Connection, found: int) -> None:
         """All steps in one transaction: a store is of one version or of the other."""

@@ -172,6 +172,15 @@ class Store:
             connection.execute(update(sets).where(sets.c.name == member.set_name).values(**values))
             self._note(connection, member.set_name, member.name, f"{wish.value}_requested", reason)
 
+    def withdraw(self, member: Member) -> None:
+        """What was asked of the member is not wanted any more. Too late for what is answered already."""
+        asked = (members.c.name == member.name) & (members.c.request == (member.request or ""))
+        with self.database.write() as connection:
+            connection.execute(update(members).where(asked).values(request=None))
+            connection.execute(
+                update(sets).where(sets.c.name == member.set_name).values(generation=sets.c.generation + 1)
+            )
+
     def touch_set(self, name: str) -> None:
         """A wish to look again: failed members are due at once."""
         with self.database.write() as connection:
@@ -238,7 +247,7 @@ def open_store(url: str, now: Callable[[], float]) -> Store:
 
 def _open(url: str, now: Callable[[], float]) -> Store:
     database = Database(url)
-    database.ensure_schema()
+    database.ensure_schema(now())
     return Store(database, now)
 
 

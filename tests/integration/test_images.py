@@ -112,6 +112,23 @@ def test_disks_of_other_hypervisors_are_converted_with_their_content(
     assert list(paths.work.iterdir()) == []
 
 
+def test_a_vhd_of_another_maker_keeps_its_last_sectors(store: Store, paths: StatePaths, tmp_path: Path) -> None:
+    """qemu-img takes the size of such a disk from its geometry, a little less, unless it is told otherwise."""
+    raw, file, back = tmp_path / "disk.raw", tmp_path / "disk.vhd", tmp_path / "back.raw"
+    size = 10_000_384
+    raw.write_bytes(bytes(510) + b"\x55\xaa" + bytes(size - 512 - 4) + b"last")
+    qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on", raw, file)
+    content = bytearray(file.read_bytes())
+    footer = content[-512:]
+    footer[28:32], footer[64:68] = b"vbox", bytes(4)
+    footer[56:60] = (287).to_bytes(2, "big") + bytes([4, 17])  # 19516 of its 19532 sectors
+    footer[64:68] = (~sum(footer) & 0xFFFFFFFF).to_bytes(4, "big")
+    file.write_bytes(content[:-512] + footer)
+    image = add(store, paths, file)
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", paths.images / f"{image.digest}.qcow2", back)
+    assert back.read_bytes()[:size].endswith(b"last")
+
+
 def test_a_checksum_decides_whether_a_file_is_what_was_meant(
     store: Store, paths: StatePaths, tmp_path: Path
 ) -> None:
@@ -215,6 +232,21 @@ def make_vmdk_snapshot(directory: Path) -> Path:
     return file
 
 
+def make_vmdk_with_a_hidden_parent(directory: Path) -> Path:
+    """The header points elsewhere for its descriptor; qemu-img reads the one behind the header."""
+    file = make_vmdk_snapshot(directory)
+    content = bytearray(file.read_bytes())
+    content[28:36] = (64).to_bytes(8, "little")
+    file.write_bytes(content)
+    return file
+
+
+def make_cut_off_vhd(directory: Path) -> Path:
+    file = directory / "cut.vhd"
+    file.write_bytes(b"conectix and no more")
+    return file
+
+
 def make_differencing_vhd(directory: Path) -> Path:
     file = directory / "diff.vhd"
     qemu_img("create", "-f", "vpc", file, "8M")
@@ -256,7 +288,9 @@ def make_luks(directory: Path) -> Path:
         (make_flat_vmdk, "keeps its data in other files"),
         (make_vmdk_of_a_host_file, "keeps its data in other files"),
         (make_vmdk_snapshot, "a snapshot of another VMDK"),
+        (make_vmdk_with_a_hidden_parent, "a snapshot of another VMDK"),
         (make_differencing_vhd, "a differencing VHD"),
+        (make_cut_off_vhd, "a VHD that is cut off"),
         (make_text, "neither a qcow2, VHD, VHDX or VMDK image nor a bootable raw disk"),
         (make_empty, "is empty"),
         (make_luks, "encrypted"),

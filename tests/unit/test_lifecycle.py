@@ -72,6 +72,7 @@ def test_only_making_and_parking_a_machine_and_waiting_for_it_can_condemn_it() -
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
         (Phase.PARKING, EffectKind.SHUT_DOWN),
+        (Phase.PARKING, EffectKind.HIBERNATE),
     } == FATAL
     assert set(AFTER_SUCCESS) >= FATAL
 

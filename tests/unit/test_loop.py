@@ -464,3 +464,21 @@ def test_what_is_not_stopped_cannot_be_started_and_what_is_cannot_be_stopped_aga
     site.settle()
     with pytest.raises(Conflict, match="is stopped already"):
         requests.stop(site.store, target)
+
+
+def test_a_stop_can_be_taken_back_while_the_instance_drains(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    one = site.only()
+    requests.stop(site.store, f"web/{one.name}")
+    requests.start(site.store, f"web/{one.name}")
+    site.settle()
+    assert site.rotation() == {one.name}
+    assert site.host.machines[domain(one.name)].boots == 1
+
+
+def test_an_instance_that_is_not_set_up_yet_cannot_be_stopped(site: Site) -> None:
+    site.apply(instances=1)
+    site.turn_until(lambda: bool(site.members()) and site.only().phase is Phase.PROVISIONING)
+    with pytest.raises(Conflict, match="only an instance that is set up"):
+        requests.stop(site.store, f"web/{site.only().name}")

@@ -376,3 +376,21 @@ def test_a_start_that_comes_too_late_disturbs_nobody() -> None:
 def test_a_stop_waits_until_a_machine_is_set_up(phase: Phase) -> None:
     kind = only_effect(plan_for(member(phase=phase, request=Request.STOP)))
     assert kind in (EffectKind.CREATE, EffectKind.PROVISION)
+
+
+@pytest.mark.parametrize("phase", [Phase.IN_SERVICE, Phase.READY, Phase.STARTING])
+def test_whoever_hibernated_a_machine_its_guest_is_told_the_time_after(phase: Phase) -> None:
+    made = plan_for(member(phase=phase), Power.HIBERNATED)
+    if phase is Phase.STARTING:
+        assert only_effect(made) is EffectKind.START
+    else:
+        assert only_advance(made).parked is PoolState.HIBERNATED
+
+
+def test_a_member_of_an_older_store_is_recorded_in_the_state_a_mix_gives_it() -> None:
+    mixed = make_set(make_spec(standby={"max_ready": 4, "state": {"running": "20%", "stopped": "80%"}}))
+    old = spare(mixed, phase=Phase.STANDBY)
+    seen = see_machine(old, Power.RUNNING)
+    view = MemberView(old, mixed, seen, see_balancer(mixed), NOW, Limits(), PoolState.RUNNING)
+    step = only_advance(plan_member(view))
+    assert (step.phase, step.parked) == (Phase.STANDBY, PoolState.RUNNING)

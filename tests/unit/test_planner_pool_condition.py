@@ -66,6 +66,11 @@ def test_recovery_is_told() -> None:
     assert told(wanted, spare(wanted, 1)) == ["pool_recovered"]
 
 
+def test_a_member_that_is_tried_again_has_not_recovered_yet() -> None:
+    wanted = pool_of(2, FILLING, is_degraded=True)
+    assert told(wanted, spare(wanted, 1), spare(wanted, 2, phase=Phase.CREATING, failures=3)) is None
+
+
 def test_nothing_is_told_while_a_host_hides_part_of_the_pool() -> None:
     wanted = pool_of(1, FULL)
     assert told(wanted, spare(wanted, 1), power=Power.UNKNOWN) is None

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.members import Image, Phase, Request, Role
-from orchestrator.store import open_store
+from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
 from orchestrator.store.tables import SCHEMA_VERSION
 from tests.builders import NOW, make_image, make_spec
@@ -69,6 +69,16 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp
         version = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
     connection.close()
     assert version == (str(SCHEMA_VERSION),)
+
+
+def test_no_store_is_changed_under_an_older_controller(storage: Storage, tmp_path: Path) -> None:
+    Lease(storage.store, holder="elsewhere:1:1").take()
+    storage.store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
+    connection.close()
+    with pytest.raises(StoreError, match="an older Understudy"):
+        open_store(url_of(tmp_path), FakeClock().now)
 
 
 def test_every_older_version_has_its_way_to_the_next() -> None:

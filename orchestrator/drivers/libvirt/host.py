@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
 from orchestrator.drivers.libvirt.volumes import Volumes
-from orchestrator.errors import HostError, HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.errors import HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
 from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
@@ -37,6 +38,7 @@ _UNDEFINE = (
 # Never wait for a job on one machine while looking at all of them.
 _LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
+_RESUME_TRIES = 3  # what keeps a guest from going on where it was may pass: memory is short, a lock is held
 _ASK_AGAIN = 5.0  # seconds after which a guest that did not hear the power button is asked again
 
 
@@ -67,6 +69,7 @@ class LibvirtHost:
         self._accelerator = accelerator
         self._owners: dict[str, Owner | None] = {}
         self._rebooted: set[str] = set()
+        self._failed_resumes: Counter[str] = Counter()
         self._changed = threading.Condition()
         self._distributing = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
@@ -182,24 +185,25 @@ class LibvirtHost:
     def start_machine(self, domain: str) -> None:
         with translated(f"cannot start {domain!r} on {self._connection.uri}"):
             found = self._get_ours(domain)
-            if not found.hasManagedSaveImage():
-                self._start(found)
-                return
             try:
                 self._start(found)
             except libvirt.libvirtError as error:
+                if not found.hasManagedSaveImage():
+                    raise
+                self._failed_resumes[domain] += 1
+                if self._failed_resumes[domain] < _RESUME_TRIES:
+                    raise
                 # A memory image that cannot be read costs the memory, not the machine.
                 log.warning("%s cannot go on where it was hibernated, and boots: %s", domain, error)
                 found.managedSaveRemove()
                 self._start(found)
+            self._failed_resumes.pop(domain, None)
 
     def hibernate_machine(self, domain: str) -> None:
         with translated(f"cannot hibernate {domain!r} on {self._connection.uri}"):
             found = self._get_ours(domain)
             if found.isActive():
                 found.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
-            elif not found.hasManagedSaveImage():
-                raise HostError(f"{domain} is off: there is no memory to save")
 
     def _start(self, domain: Any) -> None:
         try:
