@@ -6,6 +6,7 @@ Layouts: Virtual Hard Disk Image Format Specification (2006), [MS-VHDX] 2.2, VMw
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import ImageRefused
@@ -14,37 +15,41 @@ _SECTOR = 512
 _FRONT = 2**20  # a VMDK's embedded descriptor is small, and lies in front of its data
 _VHD_COOKIE = b"conectix"
 _VHD_DIFFERENCING = 4
-# A VHD's size is what its footer says, not what its geometry comes to: that would cut the end off some disks.
-_SIZE_BY_FOOTER = "force_size_calc=current_size"
 _FLATTEN = "make it one self-contained file first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
 
 
-def find_foreign_kind(file: Path) -> str | None:
-    """qemu-img's name of the format (vpc, vhdx, vmdk); None for anything else."""
-    size = file.stat().st_size
-    with file.open("rb") as handle:
-        start = handle.read(_SECTOR)
-        handle.seek(max(size - _SECTOR, 0))
-        end = handle.read(_SECTOR)
-    if start.startswith(b"vhdxfile"):
-        return "vhdx"
-    if start.startswith((b"KDMV", b"COWD", b"# Disk Desc")):
-        return "vmdk"
-    # A fixed VHD is a raw disk with a footer; a dynamic one has a copy of it in front.
-    is_vhd = start.startswith(_VHD_COOKIE) or end.startswith(_VHD_COOKIE)
-    return "vpc" if is_vhd and not start.startswith(b"QFI\xfb") else None
+@dataclass(frozen=True)
+class Ends:
+    """The first MiB and the last sector of a file: where formats have their marks."""
+
+    front: bytes
+    last: bytes
 
 
-def refuse_foreign(file: Path, kind: str, shown: str) -> None:
-    """Raises ImageRefused for what names another file, before qemu-img would open it."""
+def read_ends(file: Path) -> Ends:
     with file.open("rb") as handle:
         front = handle.read(_FRONT)
         handle.seek(max(file.stat().st_size - _SECTOR, 0))
-        end = handle.read(_SECTOR)
+        return Ends(front, handle.read(_SECTOR))
+
+
+def find_foreign_kind(ends: Ends) -> str | None:
+    """qemu-img's name of the format (vpc, vhdx, vmdk); None for anything else."""
+    if ends.front.startswith(b"vhdxfile"):
+        return "vhdx"
+    if ends.front.startswith((b"KDMV", b"COWD", b"# Disk Desc")):
+        return "vmdk"
+    # A fixed VHD is a raw disk with a footer; a dynamic one has a copy of it in front.
+    is_vhd = ends.front.startswith(_VHD_COOKIE) or ends.last.startswith(_VHD_COOKIE)
+    return "vpc" if is_vhd and not ends.front.startswith(b"QFI\xfb") else None
+
+
+def refuse_foreign(ends: Ends, kind: str, shown: str) -> None:
+    """Raises ImageRefused for what names another file, before qemu-img would open it."""
     if kind == "vmdk":
-        _refuse_vmdk(front, shown)
+        _refuse_vmdk(ends.front, shown)
     if kind == "vpc":
-        footer = front[:_SECTOR] if front.startswith(_VHD_COOKIE) else end
+        footer = ends.front[:_SECTOR] if ends.front.startswith(_VHD_COOKIE) else ends.last
         if len(footer) < _SECTOR:
             raise ImageRefused(f"{shown} is a VHD that is cut off", "copy it again")
         (disk_type,) = struct.unpack_from(">I", footer, 60)
@@ -64,11 +69,3 @@ def _refuse_vmdk(front: bytes, shown: str) -> None:
     own, usual = front[offset * _SECTOR : (offset + sectors) * _SECTOR], front[_SECTOR : _SECTOR * 21]
     if b"parentFileNameHint" in own + usual:
         raise ImageRefused(f"{shown} is not self-contained: it is a snapshot of another VMDK", _FLATTEN)
-
-
-def image_options(file: Path, kind: str) -> str:
-    """How qemu-img is told to open the file: as exactly this format (for `--image-opts`)."""
-    options = [f"driver={kind}", "file.driver=file", f"file.filename={str(file).replace(',', ',,')}"]
-    if kind == "vpc":
-        options.append(_SIZE_BY_FOOTER)
-    return ",".join(options)

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.drivers.foreign_formats import find_foreign_kind, image_options, refuse_foreign
+from orchestrator.drivers.foreign_formats import find_foreign_kind, read_ends, refuse_foreign
 from orchestrator.drivers.qcow2 import end_of_compressed_data
 from orchestrator.errors import ImageRefused, UnderstudyError
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _INSPECT_SECONDS = 60
-# What qemu-img may use while it reads a file somebody handed us: a hostile image can ask for much.
-_ADDRESS_SPACE = 2**31
+_ADDRESS_SPACE = 2**31  # bytes of memory that qemu-img may use
 _SPARE_ROOM = 2**29  # bytes that an import leaves free
 _SLOWEST = 10 * 2**20  # bytes per second below which a disk is not waited for
 
@@ -38,15 +37,15 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
     """
     shown = shown or str(file)
     try:
-        with file.open("rb") as handle:
-            start = handle.read(1024)
+        ends = read_ends(file)
     except OSError as error:
         raise ImageRefused(f"cannot read image {shown}: {error.strerror}") from error
+    start = ends.front[:1024]
     if not start:
         raise ImageRefused(f"{shown} is empty")
-    foreign = find_foreign_kind(file)
+    foreign = find_foreign_kind(ends)
     if foreign is not None:
-        refuse_foreign(file, foreign, shown)
+        refuse_foreign(ends, foreign, shown)
         options = image_options(file, foreign)
         info = _run_json(["info", "--force-share", "--image-opts", "--output=json", options], shown)
         _refuse_other_files(info, file, shown)
@@ -58,6 +57,13 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
     virtual_size = int(info["virtual-size"])
     _check(file, virtual_size, int(info.get("cluster-size", 65536)), shown)
     return ImageFacts("qcow2", virtual_size)
+
+
+def image_options(file: Path, kind: str) -> str:
+    """How qemu-img is told to open the file: as exactly this format (for `--image-opts`)."""
+    options = f"driver={kind},file.driver=file,file.filename={str(file).replace(',', ',,')}"
+    # A VHD's size is what its footer says, not what its geometry comes to: that would cut the end off some disks.
+    return f"{options},force_size_calc=current_size" if kind == "vpc" else options
 
 
 def _refuse_other_files(info: dict[str, Any], file: Path, shown: str) -> None:
@@ -101,7 +107,7 @@ def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
         raise ImageRefused(f"{shown} is truncated: its data ends at byte {end}, the file at {size}", again)
     # Read it all once: damage in compressed clusters shows only then.
     sink = f"driver=null-co,size={virtual_size}"
-    source = f"driver=qcow2,file.driver=file,file.filename={str(file).replace(',', ',,')}"
+    source = image_options(file, "qcow2")
     read = _run(["convert", "--image-opts", "-n", "--target-image-opts", source, sink], _INSPECT_SECONDS * 10)
     if read.returncode != 0:
         raise ImageRefused(f"{shown} is damaged or truncated: {_words(read)}", again)
@@ -112,9 +118,8 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
     arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
     # A small file can claim to hold a large disk: what is written stays within the space that is there.
     room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
-    limits = ["prlimit", f"--as={_ADDRESS_SPACE}", f"--fsize={room}"] if shutil.which("prlimit") else []
     process = subprocess.Popen(
-        [*limits, _tool(), *arguments],
+        [*_limits(f"--fsize={room}"), _tool(), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -167,10 +172,9 @@ def _run_json(arguments: list[str], shown: str) -> dict[str, Any]:
 
 
 def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
-    limits = ["prlimit", f"--as={_ADDRESS_SPACE}", f"--cpu={seconds}"] if shutil.which("prlimit") else []
     try:
         return subprocess.run(
-            [*limits, _tool(), *arguments],
+            [*_limits(f"--cpu={seconds}"), _tool(), *arguments],
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -179,6 +183,11 @@ def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]
         )
     except subprocess.TimeoutExpired as error:
         raise ImageRefused(f"qemu-img {arguments[0]} took longer than {seconds} s on {arguments[-1]}") from error
+
+
+def _limits(limit: str) -> list[str]:
+    """What goes before qemu-img's own name: a hostile image can ask for much."""
+    return ["prlimit", f"--as={_ADDRESS_SPACE}", limit] if shutil.which("prlimit") else []
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:

@@ -103,11 +103,12 @@ def _sha256_of(file: Path) -> str:
 
 def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None]) -> list[Image]:
     """Remove every version that nobody uses, except the newest of each name; what was removed."""
+    images = store.list_images()
     newest: dict[str, int] = {}
-    for image in store.list_images():
+    for image in images:
         newest[image.name] = max(newest.get(image.name, 0), image.version)
     removed = []
-    for image in store.list_images():
+    for image in images:
         if image.version == newest[image.name]:
             continue
         with contextlib.suppress(Conflict):

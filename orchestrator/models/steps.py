@@ -128,6 +128,8 @@ class ConvergeBalancer:
 
 
 RecordStep = Admit | Claim | Advance | Retire | Settle | NotePool | ForgetSet
+Note = Settle | NotePool
+"""What is only told: nothing would be done to the world."""
 Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
+from collections.abc import Iterable
+
+from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
 from orchestrator.models.sightings import Power
 
 PARKED_POWER: dict[PoolState, Power] = {
@@ -12,6 +14,11 @@ PARKED_POWER: dict[PoolState, Power] = {
 }
 # What is claimed first where there is a choice: what serves soonest.
 CLAIM_ORDER = tuple(PARKED_POWER)
+
+
+def pool_of(members: Iterable[Member]) -> list[Member]:
+    """Those in reserve that count toward its size."""
+    return [member for member in members if member.role is Role.STANDBY and not member.is_leaving]
 
 
 def parked_state(member: Member, wanted: ScaleSet) -> PoolState:
@@ -42,10 +49,12 @@ def quotas(shares: dict[PoolState, int], size: int) -> dict[PoolState, int]:
 
 
 def assign_states(wanted: ScaleSet, pool: list[Member]) -> dict[str, PoolState]:
-    """Member -> the state it should be parked in. Whoever is parked already stays while its state has room."""
-    left = quotas(wanted.pool_shares, max(wanted.standby_target, len(pool)))
+    """Member of the current model -> the state it should be parked in. Whoever is parked already stays while its
+    state has room."""
+    current = [member for member in pool if member.model == wanted.model]
+    left = quotas(wanted.pool_shares, max(wanted.standby_target, len(current)))
     assigned: dict[str, PoolState] = {}
-    settled = sorted(pool, key=lambda one: (one.phase is not Phase.STANDBY, one.created_at, one.name))
+    settled = sorted(current, key=lambda one: (one.phase is not Phase.STANDBY, one.created_at, one.name))
     for member in settled:
         if member.parked is not None and left.get(member.parked, 0) > 0:
             assigned[member.name] = member.parked

@@ -26,7 +26,7 @@ from orchestrator.models.steps import (
 )
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
-from orchestrator.planner.parking import assign_states, parked_state
+from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.sizing import plan_sizes
@@ -52,16 +52,15 @@ def plan(
     for member in desired.members:
         by_set.setdefault(member.set_name, []).append(member)
     placement = Placement.of(desired, observed)
-    steps: list[Step] = []
+    config = desired_balancer(desired, observed)
+    matches = _balancer_matches(config.digest(), bool(config.frontends), observed)
+    steps: list[Step] = [] if matches else [ConvergeBalancer(config, _balancer_reason(observed))]
     wakes: list[float] = []
     for wanted in desired.sets:
         members = by_set[wanted.name]
-        set_steps, set_wakes = _plan_set(wanted, members, (desired, observed, busy, now), placement)
+        set_steps, set_wakes = _plan_set(wanted, members, (desired, observed, busy, now, matches), placement)
         steps += set_steps
         wakes += set_wakes
-    config = desired_balancer(desired, observed)
-    if not _balancer_matches(config.digest(), bool(config.frontends), observed):
-        steps.insert(0, ConvergeBalancer(config, _balancer_reason(observed)))
     leaks = _leaks(desired, observed)
     steps += [
         RemoveLeak(host, domain, f"no record names machine {domain} on {host}, seen twice")
@@ -73,19 +72,17 @@ def plan(
     return Plan(ordered, min(wakes, default=None), leaks - suspects)
 
 
-Context = tuple[Desired, Observed, Mapping[str, EffectKind], float]
+Context = tuple[Desired, Observed, Mapping[str, EffectKind], float, bool]
+"""Wish, sighting, work under way, moment, and whether the load balancer is as it should be."""
 
 
 def _plan_set(
     wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
 ) -> tuple[list[Step], list[float]]:
-    desired, observed, busy, now = context
+    desired, observed, busy, now, balancer_matches = context
     steps: list[Step] = []
     waits: list[MemberPlan] = []
-    pool = [
-        one for one in members if one.role is Role.STANDBY and not one.is_leaving and one.model == wanted.model
-    ]
-    states = assign_states(wanted, pool)
+    states = assign_states(wanted, pool_of(members))
     for member in members:
         sighting = sighting_of(member, desired.prefix, observed)
         if member.name in busy:
@@ -108,11 +105,9 @@ def _plan_set(
         steps.append(change)
     if steps or any(member.name in busy for member in members):
         return steps, [wait.until for wait in waits if wait.until is not None]
-    if wanted.spec.endpoints and not (wanted.deleting and not members):
-        config = desired_balancer(desired, observed)
-        if not _balancer_matches(config.digest(), bool(config.frontends), observed):
-            trouble = observed.balancer.trouble
-            waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
+    if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
+        trouble = observed.balancer.trouble
+        waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
     steps = _conclude(wanted, members, waits, sizing.stuck)
     return steps, [wait.until for wait in waits if wait.until is not None]
 

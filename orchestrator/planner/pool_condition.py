@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import NotePool
-from orchestrator.planner.parking import is_parked
+from orchestrator.planner.parking import is_parked, pool_of
 
 
 def note_pool(wanted: ScaleSet, members: list[Member], powers: Mapping[str, Power]) -> NotePool | None:
     """The change since the last note; None if there is none, or if a silent host hides part of the pool."""
-    pool = [member for member in members if member.role is Role.STANDBY and not member.is_leaving]
+    pool = pool_of(members)
     if wanted.deleting or any(powers[member.name] is Power.UNKNOWN for member in pool):
         return None
     failed = next((member for member in pool if member.phase is Phase.FAILED), None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Retire, Step
-from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state
+from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 
 # From the least to the most useful member of each role: what is dropped first when there are too many.
@@ -48,9 +48,8 @@ def plan_sizes(
     placement: Placement,
 ) -> Sizing:
     """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
-    counted = [member for member in members if not member.is_leaving]
-    instances = [member for member in counted if member.role is Role.INSTANCE]
-    pool = [member for member in counted if member.role is Role.STANDBY]
+    instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
+    pool = pool_of(members)
     missing = wanted.wanted_instances - len(instances)
     if missing < 0:
         steps: list[Step] = [_retire(wanted, member) for member in _superfluous(wanted, instances, -missing)]

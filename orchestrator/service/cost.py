@@ -44,11 +44,12 @@ def set_cost(wanted: ScaleSet, prices: PriceSettings) -> dict[str, Any]:
 
 def _standby(wanted: ScaleSet, prices: PriceSettings) -> dict[str, Any]:
     size = wanted.standby_target
-    now = bill(wanted, quotas(wanted.pool_shares, size), prices)
+    counts = quotas(wanted.pool_shares, size)
+    now = bill(wanted, counts, prices)
     others = {state: bill(wanted, {state: size}, prices).per_month for state in PoolState}
     return {
         **_rounded(now),
-        "state": {state.value: count for state, count in quotas(wanted.pool_shares, size).items()},
+        "state": {state.value: count for state, count in counts.items()},
         "if": {
             state.value: {"per_month": round(cost, 2), "saves": round(now.per_month - cost, 2)}
             for state, cost in others.items()

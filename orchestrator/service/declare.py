@@ -9,7 +9,7 @@ from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
-from orchestrator.models.steps import ConvergeBalancer, NotePool, Plan, Settle, Step, set_of
+from orchestrator.models.steps import ConvergeBalancer, Note, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
 from orchestrator.store import Store
@@ -161,9 +161,7 @@ def preview(
     others = [one for one in known.sets if one.name != spec.name]
     first = plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
     # That a wish is met, or a pool full, is a record of ours, nothing that would be done to the world.
-    steps = [
-        step for step in first.steps if not isinstance(step, Settle | NotePool) and _concerns(step, spec.name)
-    ]
+    steps = [step for step in first.steps if not isinstance(step, Note) and _concerns(step, spec.name)]
     return replace(first, steps=tuple(steps))
 
 

@@ -9,7 +9,7 @@ from orchestrator.lifecycle.table import AT_REST
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
-from orchestrator.models.steps import NotePool, Settle, set_of
+from orchestrator.models.steps import Note, set_of
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.world import sighting_of
 
@@ -46,7 +46,7 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps
-    about_set = [step for step in steps if not isinstance(step, Settle | NotePool) and set_of(step) == wanted.name]
+    about_set = [step for step in steps if not isinstance(step, Note) and set_of(step) == wanted.name]
     return not about_set and all(member.phase in AT_REST for member in mine)
 
 
