@@ -12,6 +12,7 @@ UnderstudyError             something the operator asked for could not be done
 ├── BalancerError           HAProxy is missing, died or refused its configuration
 ├── GuestError              the guest could not be reached or a step in it failed
 │   ├── ConnectionLost      the guest went away under a command; it may come back
+│   ├── AgentAbsent         no guest agent answers
 │   ├── SetupFailed         the unattended setup reported an error
 │   └── NeverReady          the services did not answer in time
 ├── StoreError              the store cannot be read or written
@@ -79,6 +80,10 @@ class GuestError(UnderstudyError):
 
 
 class ConnectionLost(GuestError):
+    pass
+
+
+class AgentAbsent(GuestError):
     pass
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from orchestrator.errors import (
+    AgentAbsent,
     BalancerError,
     Conflict,
     GuestError,
@@ -67,8 +68,8 @@ class FakeClock:
             self._monotonic += seconds
             self._moved.notify_all()
 
-    def rest(self) -> None:
-        """A waiting fake looks again: when the clock moves, or after a moment."""
+    def rest(self, seconds: float = 0.0) -> None:
+        """Whoever waits looks again: when the clock moves, or after a moment."""
         with self._moved:
             self._moved.wait(0.005)
 
@@ -143,6 +144,7 @@ class FakeHypervisor:
         self.foreign: set[str] = set()
         self.volumes: dict[str, bytes] = {}
         self.networks: dict[str, Subnet] = {}
+        self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
         self.is_closed = False
 
     # ---- the port ----------------------------------------------------------------------------------------
@@ -264,6 +266,15 @@ class FakeHypervisor:
             text = raw.decode("utf-8", "replace").replace("\r\n", "\n")
             return "".join(char for char in text if char.isprintable() or char == "\n").strip()
 
+    def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+        with self._lock:
+            self._answer("ask_agent", domain)
+            machine = self._get(domain)
+            files = self.agents.get(domain)
+            if files is None or machine.power is not Power.RUNNING:
+                raise AgentAbsent(f"the agent of {domain!r} is not connected")
+            return _answer_as_agent(files, command, arguments)
+
     def describe_network(self, name: str) -> Subnet:
         with self._lock:
             self._answer("describe_network", name)
@@ -381,6 +392,27 @@ class FakeHypervisor:
     def _tell(self) -> None:
         for listener in list(self._listeners):
             listener()
+
+
+def _answer_as_agent(files: dict[str, str], command: str, arguments: Mapping[str, object]) -> object:
+    """Handles are numbers of files in order; an agent knows no more than that."""
+    names = sorted(files)
+    match command:
+        case "guest-info":
+            allowed = ("guest-file-open", "guest-file-read", "guest-file-seek", "guest-file-close")
+            return {"supported_commands": [{"name": name, "enabled": True} for name in allowed]}
+        case "guest-file-close" | "guest-set-time":
+            return {}
+        case "guest-file-open":
+            if arguments["path"] not in files:
+                raise GuestError(f"failed to open file {arguments['path']!r}")
+            return names.index(str(arguments["path"]))
+        case "guest-file-seek":
+            return {"position": 0, "eof": False}
+        case "guest-file-read":
+            content = files[names[int(str(arguments["handle"]))]].encode()
+            return {"count": len(content), "buf-b64": base64.b64encode(content).decode(), "eof": True}
+    raise GuestError(f"the command {command} has not been found")
 
 
 class HypervisorThatLosesAnswers(FakeHypervisor):
@@ -519,6 +551,9 @@ class FakeGuest:
         shell = FakeGuestShell(self, where.name)
         self.shells.append(shell)
         return shell
+
+    def await_ssh(self, where: GuestAddress, patience: Patience) -> None:
+        self._reach(where, patience)
 
     def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
         self._reach(where, patience)

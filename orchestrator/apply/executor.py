@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.apply.addressing import Addressing
+from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.setup import SetupWatch
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import ConnectionLost, GuestError, HostError
+from orchestrator.errors import GuestError, HostError
 from orchestrator.models.machine import Blueprint
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
@@ -20,10 +23,13 @@ from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.ports.seed import SeedWriter
 from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
 
+log = logging.getLogger("understudy.executor")
+
 
 @dataclass(frozen=True)
 class Installation:
-    """What is the same for every machine. `shutdown_timeout` in seconds."""
+    """What is the same for every machine. Seconds: `shutdown_timeout`, and `agent_grace`, which a guest agent has
+    to appear once SSH answers."""
 
     name: str
     prefix: str
@@ -32,6 +38,7 @@ class Installation:
     uploads: Path
     addressing: Addressing
     shutdown_timeout: float = 60.0
+    agent_grace: float = 1.5
 
 
 @dataclass(frozen=True)
@@ -86,26 +93,25 @@ class Executor:
     def _provision(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         patience = self._patience(wanted, cancelled)
         if wanted.spec.setup.answer_file != "none":
-            shell = self._await_setup(member, patience)
-            try:
-                self._run_steps(shell, wanted, patience)
-            finally:
-                shell.close()
+            self._set_up(member, wanted, patience)
         self._await_services(member, wanted, patience)
 
-    def _await_setup(self, member: Member, patience: Patience) -> GuestShell:
-        """A shell in a guest whose setup is done. Setup may restart the guest, which ends connections (row A5)."""
-        while True:
-            shell = self._world.guest.open_shell(self.guest_address(member), patience)
-            try:
-                shell.await_setup(patience)
-            except ConnectionLost:
-                shell.close()
-            except BaseException:
-                shell.close()
-                raise
-            else:
-                return shell
+    def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+        watch = SetupWatch(
+            self._world.guest,
+            self._agent(member),
+            self.guest_address(member),
+            self._world.clock,
+            self._installation.agent_grace,
+        )
+        if not wanted.spec.setup.steps:
+            watch.await_end(patience)
+            return
+        shell = watch.open_shell(patience)
+        try:
+            self._run_steps(shell, wanted, patience)
+        finally:
+            shell.close()
 
     def _run_steps(self, shell: GuestShell, wanted: ScaleSet, patience: Patience) -> None:
         for step in wanted.spec.setup.steps:
@@ -125,6 +131,11 @@ class Executor:
 
     def _set_clock(self, member: Member, patience: Patience) -> None:
         """A guest goes on with the time at which it was hibernated."""
+        try:
+            self._agent(member).set_time(self._world.clock.now())
+            return
+        except GuestError as error:
+            log.debug("%s: its agent does not set the clock, SSH does: %s", member.name, error)
         shell = self._world.guest.open_shell(self.guest_address(member), patience)
         try:
             shell.set_clock(self._world.clock.now(), patience)
@@ -147,6 +158,10 @@ class Executor:
 
     def _await_services(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
         where = self.guest_address(member)
+        if wanted.spec.setup.answer_file == "cloud-init" and any(probe.tcp for probe in wanted.spec.readiness):
+            # In user mode QEMU accepts connections for a guest that does not run yet: a silent service and no
+            # service look alike until the guest is seen to answer.
+            self._world.guest.await_ssh(where, patience)
         for probe in wanted.spec.readiness:
             port = reachable_port(member.address, probe.port) if probe.port is not None else 0
             self._world.guest.await_answer(probe, where, port, patience)
@@ -187,6 +202,9 @@ class Executor:
             network=self._installation.addressing.guest_network(member),
         )
         return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, identity))
+
+    def _agent(self, member: Member) -> GuestAgent:
+        return GuestAgent(self._host(member.host), domain_name(self._installation.prefix, member.name))
 
     def _uuid(self, member: Member) -> str:
         return machine_uuid(self._installation.name, member.name, member.incarnation)

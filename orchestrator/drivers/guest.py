@@ -25,6 +25,9 @@ class NetworkGuest:
 
         return log_in(self._key_file, where, patience)
 
+    def await_ssh(self, where: GuestAddress, patience: Patience) -> None:
+        probes.open_ssh(where.address, where.ssh_port, patience).close()
+
     def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
         if probe.http is not None:
             probes.await_http(where.address, port, probe.http, patience)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
-import json
 import logging
 import shlex
 import time
@@ -15,21 +13,21 @@ import paramiko
 
 from orchestrator.drivers import probes
 from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
+from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, plain, setup_errors
 from orchestrator.ports.guest import GuestAddress, Patience
 
 _CONNECT_SECONDS = 60.0  # an emulated guest that boots takes its time over a key exchange
 _PAUSE = 0.1
 _LOGIN_PAUSE = 0.5
 _MAX_OUTPUT = 64 * 1024
-_TAIL = 2000
 
 # Waits inside the guest, where it costs no round trips; cloud-init writes the file at the end of every boot.
 # A guest that is quick is looked at often, one that is slow has better things to do than to start `sleep`.
 _AWAIT_RESULT = (
-    "n=0; while [ ! -s /run/cloud-init/result.json ]; do "
-    "if [ $n -lt 60 ]; then sleep 0.05; else sleep 1; fi; n=$((n+1)); done; cat /run/cloud-init/result.json"
+    f"n=0; while [ ! -s {RESULT_FILE} ]; do "
+    f"if [ $n -lt 60 ]; then sleep 0.05; else sleep 1; fi; n=$((n+1)); done; cat {RESULT_FILE}"
 )
-_SETUP_TAIL = "tail -n 20 /var/log/cloud-init-output.log 2>/dev/null"
+_SETUP_TAIL = f"tail -n 20 {OUTPUT_FILE} 2>/dev/null"
 
 # paramiko logs every failed attempt with a traceback; what matters becomes our error.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -75,18 +73,16 @@ class SshShell:
     def await_setup(self, patience: Patience) -> None:
         status, output = self._execute(_AWAIT_RESULT, patience)
         if status != 0:
-            raise SetupFailed(f"{self._name} gives no setup result: {_plain(output)[-_TAIL:]}")
-        errors = _errors_in(output)
+            raise SetupFailed(f"{self._name} gives no setup result: {plain(output)[-TAIL_SIZE:]}")
+        errors = setup_errors(output)
         if errors:
             _, tail = self._execute(_SETUP_TAIL, patience)
-            raise SetupFailed(
-                f"setup of {self._name} failed: {'; '.join(errors)}\n{_plain(tail)[-_TAIL:]}".strip()
-            )
+            raise SetupFailed(failure(self._name, errors, tail))
 
     def run(self, command: str, patience: Patience) -> None:
         status, output = self._execute(command, patience)
         if status != 0:
-            tail = _plain(output)[-_TAIL:]
+            tail = plain(output)[-TAIL_SIZE:]
             raise GuestError(f"in {self._name}, {command!r} ended with status {status}: {tail}".rstrip(": "))
 
     def set_clock(self, now: float, patience: Patience) -> None:
@@ -163,16 +159,3 @@ def _client(where: GuestAddress) -> paramiko.SSHClient:
     client.get_host_keys().add(entry, kind, key)
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     return client
-
-
-def _errors_in(result: str) -> list[str]:
-    try:
-        errors = json.load(io.StringIO(result))["v1"]["errors"]
-        return [_plain(str(error))[:500] for error in errors][:20]
-    except (ValueError, KeyError, TypeError):
-        return [f"the setup result is not readable: {_plain(result)[:200]}"]
-
-
-def _plain(text: str) -> str:
-    """What a guest says is not trusted: no control characters reach a terminal or a log."""
-    return "".join(char for char in text if char.isprintable() or char == "\n")

@@ -43,6 +43,9 @@ class SystemClock:
     def monotonic(self) -> float:
         return time.monotonic()
 
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
+
 
 def ensure_operator_key(file: Path) -> str:
     """The public half of the key Understudy logs in with, made on first use (0600)."""

@@ -12,6 +12,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never go back; for deadlines inside this process."""
 
+    def rest(self, seconds: float) -> None:
+        """A short pause between two looks at what sends no event."""
+
 
 class Identities(Protocol):
     def member_suffix(self) -> str:

@@ -50,5 +50,8 @@ class Guest(Protocol):
     def open_shell(self, where: GuestAddress, patience: Patience) -> GuestShell:
         """Tries until SSH answers with the expected host key, the deadline or cancellation."""
 
+    def await_ssh(self, where: GuestAddress, patience: Patience) -> None:
+        """Returns once an SSH server speaks there; nobody logs in. Raises NeverReady."""
+
     def await_answer(self, probe: Probe, where: GuestAddress, port: int, patience: Patience) -> None:
         """Returns as soon as the probe passes. `port` is the reachable port. Raises NeverReady."""

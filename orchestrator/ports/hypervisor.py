@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,12 @@ class Hypervisor(Protocol):
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         """The last bytes of the serial console log, made printable; empty if there is none."""
+
+    def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+        """What the guest's QEMU agent returns, as JSON values: a guest's words, not to be trusted.
+
+        Raises AgentAbsent if none answers, GuestError if it refuses.
+        """
 
     def describe_network(self, name: str) -> Subnet:
         """Raises NotFound if the host has no such network, HostError if it has no IPv4 subnet."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-
-from jinja2 import Environment, StrictUndefined, Template
+from typing import TYPE_CHECKING
 
 from orchestrator.models.balancing import BalancerConfig, HealthCheck
 from orchestrator.models.sightings import Rotation
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ def render_haproxy(template: str, config: BalancerConfig, process: HaproxyProces
 
 @cache
 def _compiled(template: str) -> Template:
+    # Loaded when a file is first written: a set that only grows changes the process, then the file.
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(  # noqa: S701 - this is no HTML
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )

@@ -8,14 +8,16 @@ Contract: https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.htm
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import SandboxedEnvironment
 
 SEED_LABEL = "cidata"
 
@@ -110,19 +112,34 @@ def _dump(document: Any) -> str:
 
 
 # `{#` begins a comment in Jinja2 and a length in a shell (`${#name}`): comments are moved out of the way.
-_ENVIRONMENT = SandboxedEnvironment(
-    undefined=StrictUndefined,
-    comment_start_string="{##--",
-    comment_end_string="--##}",
-    keep_trailing_newline=True,
-)
+_COMMENT = ("{##--", "--##}")
+_MARKS = ("{{", "{%", _COMMENT[0])
+
+
+@cache
+def _environment() -> SandboxedEnvironment:
+    # Loaded by the first text that has something to fill in: most have not, and a creation waits for it.
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import SandboxedEnvironment
+
+    return SandboxedEnvironment(
+        undefined=StrictUndefined,
+        comment_start_string=_COMMENT[0],
+        comment_end_string=_COMMENT[1],
+        keep_trailing_newline=True,
+    )
 
 
 def _fill(text: str, variables: dict[str, Any]) -> str:
+    if not any(mark in text for mark in _MARKS):
+        return text
+    environment = _environment()
+    from jinja2 import TemplateError
+
     # Jinja2 makes all line ends alike: those of DOS are put back, for the operator meant them.
     dos = "\r\n" in text
     try:
-        filled = _ENVIRONMENT.from_string(text).render(variables)
+        filled = environment.from_string(text).render(variables)
         return filled.replace("\n", "\r\n") if dos else filled
     except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
         number = getattr(error, "lineno", None)

@@ -77,6 +77,7 @@ class Site:
             images=self.folder,
             uploads=self.folder,
             addressing=addressing,
+            agent_grace=0.0,
         )
         ports = Ports(self.hosts, self.guest, FakeSeedWriter(), self.identities, self.clock)
         parts = ControllerParts(

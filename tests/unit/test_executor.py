@@ -65,6 +65,7 @@ def make_bench(folder: Path, kind: type[ScriptedGuest] = ScriptedGuest, **fields
         images=folder,
         uploads=folder,
         addressing=user_addressing("127.77.0.0/16", outbound=False),
+        agent_grace=0.0,
     )
     world = World({"local": host}, guest, FakeSeedWriter(), FakeIdentities(), clock)
     return Bench(Executor(installation, world), host, guest, clock, wanted, make_member(wanted))

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
 from orchestrator.drivers.libvirt.volumes import Volumes
-from orchestrator.errors import HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.errors import AgentAbsent, GuestError, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
 from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
@@ -39,6 +41,15 @@ _UNDEFINE = (
 _LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
 _RESUME_TRIES = 3  # what keeps a guest from going on where it was may pass: memory is short, a lock is held
+_AGENT_SECONDS = 5  # an agent that takes longer is none
+_NO_AGENT = (
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    libvirt.VIR_ERR_AGENT_UNSYNCED,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+    libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
+    libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED,
+    libvirt.VIR_ERR_NO_SUPPORT,
+)
 _ASK_AGAIN = 5.0  # seconds after which a guest that did not hear the power button is asked again
 
 
@@ -260,6 +271,17 @@ class LibvirtHost:
         raw = self.volumes.read_tail(console_volume(domain, incarnation), size)
         return printable(raw.decode("utf-8", "replace"))
 
+    def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+        request = json.dumps({"execute": command, "arguments": dict(arguments)})
+        with translated(f"cannot ask the agent of {domain!r}"):
+            found = self._get_ours(domain)
+            try:
+                answer = libvirt_qemu.qemuAgentCommand(found, request, _AGENT_SECONDS, 0)
+            except libvirt.libvirtError as error:
+                kind = AgentAbsent if error.get_error_code() in _NO_AGENT else GuestError
+                raise kind(f"the agent of {domain!r}: {error.get_error_message()}") from error
+        return _returned(answer)
+
     def describe_network(self, name: str) -> Subnet:
         return self._networks.describe(name)
 
@@ -326,6 +348,13 @@ def _power(state: int, reason: int) -> Power:
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
         return Power.CRASHED if reason in _OFF_BY_FAULT else Power.STOPPED
     return Power.RUNNING
+
+
+def _returned(answer: str) -> object:
+    try:
+        return json.loads(answer)["return"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise GuestError("the guest agent's answer is not understood") from error
 
 
 def _agent_socket(domain: str) -> Path:

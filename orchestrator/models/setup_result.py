@@ -1,0 +1,29 @@
+"""What a guest says about its first boot: cloud-init's result.json. Guests are not trusted."""
+
+from __future__ import annotations
+
+import json
+
+RESULT_FILE = "/run/cloud-init/result.json"
+"""Written at the end of every boot, on a file system that no boot outlives."""
+OUTPUT_FILE = "/var/log/cloud-init-output.log"
+TAIL_SIZE = 2000
+
+
+def setup_errors(result: str) -> list[str]:
+    """The errors that a result.json names; empty: setup ended well."""
+    try:
+        errors = json.loads(result)["v1"]["errors"]
+        return [plain(str(error))[:500] for error in errors][:20]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return [f"the setup result is not readable: {plain(result)[:200]}"]
+
+
+def plain(text: str) -> str:
+    """No control characters that would reach a terminal or a log."""
+    return "".join(char for char in text if char.isprintable() or char == "\n")
+
+
+def failure(name: str, errors: list[str], tail: str) -> str:
+    """The words of a SetupFailed."""
+    return f"setup of {name} failed: {'; '.join(errors)}\n{plain(tail)[-TAIL_SIZE:]}".strip()

@@ -1,0 +1,147 @@
+"""How the end of a setup is found out: through the guest's agent, else by SSH."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.setup import SetupWatch
+from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady, SetupFailed
+from orchestrator.models.naming import domain_name
+from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, setup_errors
+from orchestrator.models.steps import Effect, EffectKind
+from orchestrator.ports.guest import Patience
+from tests.builders import PREFIX
+from tests.fakes import FakeGuest, FakeHypervisor
+from tests.unit.test_executor import Bench, make_bench
+
+WELL = '{"v1": {"datasource": "NoCloud", "errors": []}}'
+ILL = '{"v1": {"errors": ["user-data ended with status 1"]}}'
+
+
+@dataclass
+class Case:
+    bench: Bench
+    watch: SetupWatch
+
+    def agent_with(self, files: dict[str, str]) -> None:
+        self.bench.host.agents[self.bench.domain] = files
+
+    def patience(self, seconds: float = 60.0, cancelled: bool = False) -> Patience:
+        return Patience(self.bench.clock.monotonic() + seconds, lambda: cancelled)
+
+
+@pytest.fixture
+def case(tmp_path: Any) -> Case:
+    bench = make_bench(tmp_path)
+    bench.perform(EffectKind.CREATE)
+    where = bench.executor.guest_address(bench.member)
+    agent = GuestAgent(bench.host, domain_name(PREFIX, bench.member.name))
+    return Case(bench, SetupWatch(bench.guest, agent, where, bench.clock, grace=0.0))
+
+
+def test_an_agent_says_how_setup_ended_and_nobody_logs_in(case: Case) -> None:
+    case.agent_with({RESULT_FILE: WELL})
+    case.watch.await_end(case.patience())
+    assert case.bench.guest.shells == []
+
+
+def test_without_an_agent_ssh_says_it(case: Case) -> None:
+    case.watch.await_end(case.patience())
+    assert [shell.is_closed for shell in case.bench.guest.shells] == [True]
+
+
+def test_a_failed_setup_is_told_with_the_end_of_its_output(case: Case) -> None:
+    case.agent_with({RESULT_FILE: ILL, OUTPUT_FILE: "E: no package named wbe\n"})
+    with pytest.raises(SetupFailed, match="user-data ended with status 1\nE: no package named wbe"):
+        case.watch.await_end(case.patience())
+
+
+def test_a_setup_that_does_not_end_is_given_up_in_time(case: Case) -> None:
+    case.agent_with({})
+    with pytest.raises(NeverReady, match="setup of web-00001 did not end in time"):
+        case.watch.await_end(case.patience(seconds=0.0))
+
+
+def test_a_wait_that_is_no_longer_wanted_ends(case: Case) -> None:
+    case.agent_with({})
+    with pytest.raises(Interrupted):
+        case.watch.await_end(case.patience(cancelled=True))
+
+
+def test_an_agent_that_goes_away_leaves_it_to_ssh(case: Case) -> None:
+    class Leaving(FakeHypervisor):
+        def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+            if command == "guest-file-open":
+                raise AgentAbsent("the guest restarts")
+            return super().ask_agent(domain, command, arguments)
+
+    host = Leaving()
+    host.machines, host.volumes = case.bench.host.machines, case.bench.host.volumes
+    host.agents[case.bench.domain] = {RESULT_FILE: WELL}
+    guest = FakeGuest(case.bench.clock, host)
+    agent = GuestAgent(host, case.bench.domain)
+    SetupWatch(guest, agent, case.watch.where, case.bench.clock, grace=0.0).await_end(case.patience())
+    assert len(guest.shells) == 1
+
+
+class Answering(FakeHypervisor):
+    """An agent that returns the same to every question."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "yes",
+        {"supported_commands": "all"},
+        {"supported_commands": [None, 7, {"name": [], "enabled": True}]},
+        {"supported_commands": [{"name": "guest-file-open", "enabled": True}]},
+    ],
+)
+def test_an_agent_that_may_not_read_files_is_none(answer: object) -> None:
+    assert not GuestAgent(Answering(answer), "web").can_read_files()
+
+
+@pytest.mark.parametrize("answer", [7, {"buf-b64": 3}, {"buf-b64": "%%%"}, {"buf-b64": "A" * 200_000}])
+def test_an_agents_nonsense_is_refused(answer: object) -> None:
+    with pytest.raises(GuestError, match="guest agent's answer"):
+        GuestAgent(Answering(answer), "web").read_file(RESULT_FILE)
+
+
+def test_no_more_is_taken_than_was_asked_for() -> None:
+    answer = {"buf-b64": base64.b64encode(b"x" * 5000).decode()}
+    assert GuestAgent(Answering(answer), "web").read_file(OUTPUT_FILE, 100) == "x" * 100
+
+
+@pytest.mark.parametrize("result", ["", "[]", '{"v1": 3}', "[" * 100_000, '{"v1": {"errors": 5}}'])
+def test_a_result_that_is_none_is_an_error(result: str) -> None:
+    assert "not readable" in setup_errors(result)[0]
+
+
+def test_the_clock_of_a_resumed_guest_is_set_by_its_agent_where_there_is_one(case: Case) -> None:
+    from dataclasses import replace
+
+    from orchestrator.models.members import PoolState
+
+    resumed = replace(case.bench.member, parked=PoolState.HIBERNATED)
+    effect = Effect(EffectKind.AWAIT, resumed, "a reason")
+    case.agent_with({})
+    case.bench.executor.perform(effect, case.bench.wanted, lambda: False)
+    assert case.bench.guest.shells == []
+    case.bench.host.agents.clear()
+    case.bench.executor.perform(effect, case.bench.wanted, lambda: False)
+    assert len(case.bench.guest.shells) == 1
