@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import yaml
 
 from orchestrator.config.resources import resource
 from orchestrator.errors import ImageBuildFailed, NotFound
+from orchestrator.imaging.files import OnProgress
 
-OnProgress = Callable[[float, str], None]
 _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
-from orchestrator.errors import Conflict, HostFull, ImageRefused, SpecError
+from orchestrator.errors import Conflict, ImageRefused, SpecError
+from orchestrator.imaging.files import (
+    OnProgress,
+    check_content,
+    check_room,
+    check_sha256,
+    copy_file,
+    sha256_of,
+)
 from orchestrator.models.members import Image
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.store import Store
-
-OnProgress = Callable[[float, str], None]
-"""Percent, what is being done."""
 
 
 def check_name(name: str) -> None:
@@ -44,11 +46,20 @@ def import_image(
     check_name(name)
     check_sha256(sha256)
     with _scratch(paths.work) as scratch:
-        on_progress(0, f"inspecting {file.name}")
+        on_progress(0, f"copying {file.name}")
         source = _private_copy(file, scratch)
         if sha256:
-            _check_content(source, sha256, file)
-        facts = inspect_image(source, str(file))
+            check_content(source, sha256, str(file), "copy it again")
+        return _take_in(store, paths, name, source, str(file), on_progress)
+
+
+def _take_in(
+    store: Store, paths: StatePaths, name: str, source: Path, shown: str, on_progress: OnProgress
+) -> Image:
+    """`source` is ours alone; a qcow2 is moved into the repository."""
+    with _scratch(paths.work) as scratch:
+        on_progress(2, "inspecting the image")
+        facts = inspect_image(source, shown)
         target, made = source, facts
         if facts.kind != "qcow2":
             target = scratch / "image.qcow2"
@@ -57,21 +68,25 @@ def import_image(
             compare_images(source, facts.kind, target)
             made = inspect_image(target)
         on_progress(85, "computing the checksum")
-        digest = _sha256_of(target)
-        for known in store.list_images():
-            if known.name == name and known.digest == digest:
-                on_progress(100, f"{known.ref} is the same image")
-                return known
+        digest = sha256_of(target)
+        if known := _find_version(store, name, digest):
+            on_progress(100, f"{known.ref} is the same image")
+            return known
         stored = paths.images / f"{digest}.qcow2"
         target.chmod(0o444)
         target.replace(stored)
         size = stored.stat().st_size
         image = store.add_image(
             name,
-            lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), str(file)),
+            lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
         )
         on_progress(100, f"{image.ref} is in the repository")
         return image
+
+
+def _find_version(store: Store, name: str, digest: str) -> Image | None:
+    versions = store.list_images()
+    return next((image for image in versions if image.name == name and image.digest == digest), None)
 
 
 def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callable[[str], None]) -> None:
@@ -80,25 +95,6 @@ def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callab
     if not any(other.digest == image.digest for other in store.list_images()):
         on_hosts(image.digest)
         (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
-
-
-def check_sha256(sha256: str) -> None:
-    """Raises SpecError unless it is empty or 64 hex digits."""
-    if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is None:
-        raise SpecError(f"{sha256!r} is no sha256", "give the 64 hex digits that sha256sum prints")
-
-
-def _check_content(source: Path, sha256: str, file: Path) -> None:
-    found = _sha256_of(source)
-    if found != sha256.lower():
-        raise ImageRefused(
-            f"{file} is not what was meant: its sha256 is {found}, not {sha256.lower()}", "copy it again"
-        )
-
-
-def _sha256_of(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None]) -> list[Image]:
@@ -122,14 +118,9 @@ def _private_copy(file: Path, scratch: Path) -> Path:
     try:
         if not file.is_file():
             raise ImageRefused(f"{file} is not a file" if file.exists() else f"there is no file {file}")
-        needed, free = file.stat().st_size, shutil.disk_usage(scratch).free
-        if needed * 2 > free:
-            raise HostFull(
-                f"importing {file} needs {needed * 2 // 2**20} MiB, {scratch} has {free // 2**20} MiB free",
-                "free space, or give another --state-dir",
-            )
+        check_room(scratch, file.stat().st_size * 2, f"importing {file}")
         copy = scratch / "source"
-        shutil.copyfile(file, copy)
+        copy_file(file, copy)
         return copy
     except OSError as error:
         raise ImageRefused(f"cannot read image {file}: {error.strerror}") from error

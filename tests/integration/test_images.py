@@ -12,6 +12,7 @@ import pytest
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.keys import SystemClock
 from orchestrator.errors import Conflict, ImageRefused, SpecError
+from orchestrator.imaging.files import copy_file
 from orchestrator.imaging.importing import import_image, prune_images, remove_image
 from orchestrator.models.members import Image
 from orchestrator.store import Store, open_store
@@ -331,3 +332,10 @@ def test_removing_keeps_content_that_another_version_shares(
 
 def test_conflict_is_an_operators_mistake() -> None:
     assert Conflict("x").exit_code == ImageRefused("x").exit_code == 2
+
+
+@pytest.mark.parametrize("source", ["/proc/version", "/bin/sh"])
+def test_a_copy_is_whole_whatever_the_file_system_can_do(tmp_path: Path, source: str) -> None:
+    """The kernel copies the second by itself; of the first it does not even know the size."""
+    copy_file(Path(source), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == Path(source).read_bytes()

@@ -1,0 +1,56 @@
+"""What copying, importing and downloading of image files share: checksums, room, copies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import HostFull, ImageRefused, SpecError
+
+OnProgress = Callable[[float, str], None]
+"""Percent, what is being done."""
+
+_PIECE = 64 * 2**20  # bytes that the kernel is asked to copy at once
+
+
+def check_sha256(sha256: str) -> None:
+    """Raises SpecError unless it is empty or 64 hex digits."""
+    if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", sha256) is None:
+        raise SpecError(f"{sha256!r} is no sha256", "give the 64 hex digits that sha256sum prints")
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def check_content(file: Path, sha256: str, shown: str, fix: str) -> None:
+    """Raises ImageRefused with both checksums if the file, called `shown`, has another than `sha256`."""
+    found = sha256_of(file)
+    if found != sha256.lower():
+        raise ImageRefused(f"{shown} is not what was meant: its sha256 is {found}, not {sha256.lower()}", fix)
+
+
+def check_room(directory: Path, needed: int, what: str) -> None:
+    """Raises HostFull unless `needed` bytes are free. `what`: such as "importing disk.raw"."""
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise HostFull(
+            f"{what} needs {needed // 2**20} MiB, {directory} has {free // 2**20} MiB free",
+            "free space, or give another --state-dir",
+        )
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """A copy; it shares its blocks with `source` where the file system can do that. Raises OSError."""
+    with source.open("rb") as reading, target.open("wb") as writing:
+        # What the kernel does not copy, for whatever reason, is read and written; a real fault shows there again.
+        with contextlib.suppress(OSError):
+            while os.copy_file_range(reading.fileno(), writing.fileno(), _PIECE):
+                pass
+        shutil.copyfileobj(reading, writing, 2**20)
