@@ -8,6 +8,8 @@ UnderstudyError             something the operator asked for could not be done
 │   ├── HostUnreachable     the host does not answer: what is on it is unknown, not absent
 │   └── HostFull            no room (disk, memory) for what was asked
 ├── ImageRefused            the file is not an image we accept
+├── DownloadFailed          a server did not give the file that was asked for
+│   └── DownloadCut         the connection failed or the server was busy; asking again may go on
 ├── ImageBuildFailed        a recipe did not produce an image
 ├── BalancerError           HAProxy is missing, died or refused its configuration
 ├── GuestError              the guest could not be reached or a step in it failed
@@ -65,6 +67,14 @@ class HostFull(HostError):
 
 class ImageRefused(UnderstudyError):
     exit_code = 2
+
+
+class DownloadFailed(UnderstudyError):
+    pass
+
+
+class DownloadCut(DownloadFailed):
+    pass
 
 
 class ImageBuildFailed(UnderstudyError):

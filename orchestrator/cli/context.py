@@ -31,6 +31,22 @@ class Choice:
     state_dir: Path | None = None
 
 
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which the command line library would answer by itself."""
+
+    words = "interrupted; what was declared is kept\n  (the next apply, or 'understudy serve', goes on)"
+
+
+@contextlib.contextmanager
+def stopped_means(words: str) -> Iterator[None]:
+    """What the operator is told if the command is interrupted here."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.words = words
+        raise
+
+
 def start_log(level: int) -> None:
     """The controller's log on stderr. Called twice, the first level stays."""
     import logging

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.context import JsonOption, opened, print_json, say
+from orchestrator.cli.context import JsonOption, opened, print_json, say, stopped_means
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from orchestrator.models.members import Image
 
 app = typer.Typer(no_args_is_help=True, help="Images: immutable, versioned base disks.")
+
+_STAGE_STEP = 10.0  # percent after which a stage says again how far it is, where there is no bar
+_NOTHING_LEFT = "interrupted; nothing of it is left behind\n  (the same command begins anew)"
+_DOWNLOAD_KEPT = (
+    "interrupted; what was downloaded is kept\n"
+    "  (the same command goes on there; 'understudy image prune' removes what is kept for more than a week)"
+)
 
 RefArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="name (the newest version) or name:version.")]
 
@@ -36,7 +43,7 @@ def build(
     from orchestrator.imaging.importing import import_image
 
     recipe = load_recipe(name)
-    with opened() as runtime, _Bar(f"building {name}") as bar:
+    with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"building {name}") as bar:
         runtime.store  # noqa: B018 - the state directory and its rooms are made now, before the long part
         with tempfile.TemporaryDirectory(prefix="recipe-", dir=runtime.paths.work) as scratch:
             output = Path(scratch) / f"{name}.qcow2"
@@ -54,24 +61,51 @@ def build(
 @app.command()
 def add(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the image.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="qcow2, raw, VHD, VHDX or VMDK disk image.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|URL", help="qcow2, raw, VHD, VHDX or VMDK disk image; http or https URL of one."
+        ),
+    ],
     sha256: Annotated[
-        str, typer.Option("--sha256", metavar="HEX", help="Refuse the file unless this is its checksum.")
+        str,
+        typer.Option(
+            "--sha256", metavar="HEX", help="Refuse the file unless this is its checksum. A URL needs it."
+        ),
     ] = "",
 ) -> None:
     """Add a disk image of your own as the next version of NAME. The file is copied and kept read-only, as qcow2.
+
+    A download that was interrupted goes on where it was when the command is given again, with any mirror's URL.
 
     Examples:
 
       understudy image add web ./web-disk.qcow2
 
       understudy image add web ./from-hyper-v.vhdx --sha256 "$(cut -d' ' -f1 from-hyper-v.vhdx.sha256)"
+
+      understudy image add debian https://mirror.example/debian-12.qcow2 --sha256 9f86d081...0f00a08
     """
+    from orchestrator.drivers.http_download import is_url
+
+    image = _add_url(name, source, sha256) if is_url(source) else _add_file(name, Path(source), sha256)
+    say(f"{image.ref} is ready (sha256 {image.digest})")
+
+
+def _add_file(name: str, file: Path, sha256: str) -> Image:
     from orchestrator.imaging.importing import import_image
 
-    with opened() as runtime, _Bar(f"adding {name}") as bar:
-        image = import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
-    say(f"{image.ref} is ready (sha256 {image.digest})")
+    with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"adding {name}") as bar:
+        return import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
+
+
+def _add_url(name: str, url: str, sha256: str) -> Image:
+    from orchestrator.imaging.downloading import parse_download
+    from orchestrator.imaging.importing import import_download
+
+    download = parse_download(url, sha256)
+    with stopped_means(_DOWNLOAD_KEPT), opened() as runtime, _Bar(f"adding {name}") as bar:
+        return import_download(runtime.store, runtime.paths, name, download, bar.show)
 
 
 @app.command("list")
@@ -125,19 +159,23 @@ def remove(ref: RefArgument) -> None:
 
 @app.command()
 def prune() -> None:
-    """Remove the versions that nobody uses, except the newest of each name.
+    """Remove versions that nobody uses, except the newest of each name, and downloads left for over a week.
 
     Examples:
 
       understudy image prune
     """
+    from orchestrator.imaging.downloading import prune_downloads
     from orchestrator.imaging.importing import prune_images
 
     with opened() as runtime:
         removed = prune_images(runtime.store, runtime.paths, lambda digest: _remove_on_hosts(runtime, digest))
         for image in removed:
             say(f"{image.ref} is removed")
-        if not removed:
+        downloads, size = prune_downloads(runtime.paths.work, runtime.clock.now())
+        if downloads:
+            say(f"unfinished downloads removed: {downloads} ({size / 2**20:.0f} MiB)")
+        if not removed and not downloads:
             say("nothing to remove: every version is in use or the newest of its name")
 
 
@@ -159,11 +197,15 @@ def _fields(image: Image) -> dict[str, Any]:
 
 
 class _Bar:
-    """A bar on a terminal, one line for each new stage elsewhere."""
+    """A bar on a terminal, elsewhere a line for each new stage and each tenth of it.
+
+    Words up to the first comma name the stage.
+    """
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._last = ""
+        self._stage = ""
+        self._percent = 0.0
 
     def __enter__(self) -> _Bar:
         import sys
@@ -173,9 +215,10 @@ class _Bar:
             from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
             columns = (
-                TextColumn(self._title),
+                TextColumn(self._title, markup=False),
                 BarColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
             )
             self._bars = Progress(*columns)
@@ -192,6 +235,8 @@ class _Bar:
     def show(self, percent: float, words: str) -> None:
         if self._bars is not None:
             self._bars.update(self._task, completed=percent, description=words)
-        elif words != self._last:
+            return
+        stage = words.partition(",")[0]
+        if stage != self._stage or percent >= self._percent + _STAGE_STEP:
             say(f"{self._title}: {percent:3.0f} %  {words}")
-        self._last = words
+            self._stage, self._percent = stage, percent

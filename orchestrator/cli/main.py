@@ -14,7 +14,7 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.cli import access, cost, host, images, instances, sets, view
-from orchestrator.cli.context import Choice, start_log
+from orchestrator.cli.context import Choice, Stopped, start_log
 from orchestrator.errors import UnderstudyError
 
 app = typer.Typer(
@@ -70,10 +70,6 @@ for command in _COMMANDS:
     app.command()(command)
 
 
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM. Not KeyboardInterrupt, which the command line library would answer by itself."""
-
-
 def main() -> None:
     """Entry point of the `understudy` command."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,8 +79,8 @@ def main() -> None:
     except UnderstudyError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
-    except Stopped:
-        _complain("interrupted; what was declared is kept\n  (the next apply, or 'understudy serve', goes on)")
+    except Stopped as stopped:
+        _complain(stopped.words)
         sys.exit(130)
 
 

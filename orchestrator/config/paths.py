@@ -56,7 +56,7 @@ class StatePaths:
 
     @property
     def work(self) -> Path:
-        """Scratch space of builds and imports; nothing in it outlives the command that made it."""
+        """Scratch space of builds and imports; nothing but downloads outlives the command that made it."""
         return self.root / "private" / "work"
 
     @property

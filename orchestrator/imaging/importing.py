@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
 from orchestrator.errors import Conflict, ImageRefused, SpecError
+from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
 from orchestrator.imaging.files import (
     OnProgress,
     check_content,
@@ -51,6 +52,27 @@ def import_image(
         if sha256:
             check_content(source, sha256, str(file), "copy it again")
         return _take_in(store, paths, name, source, str(file), on_progress)
+
+
+def import_download(
+    store: Store,
+    paths: StatePaths,
+    name: str,
+    download: Download,
+    on_progress: OnProgress,
+    limits: DownloadLimits = USUAL,
+) -> Image:
+    """As import_image, from the web. Interrupted or cut off, what arrived is kept for the next attempt.
+
+    Raises DownloadFailed and Conflict too. An image that `name` already has is not downloaded again.
+    """
+    check_name(name)
+    if known := _find_version(store, name, download.sha256):
+        on_progress(100, f"{known.ref} is the same image")
+        return known
+    with downloaded(download, paths.work, lambda part, words: on_progress(part * 0.8, words), limits) as file:
+        shown = download.address.shown
+        return _take_in(store, paths, name, file, shown, lambda part, words: on_progress(80 + part * 0.2, words))
 
 
 def _take_in(
