@@ -12,7 +12,7 @@ from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import GuestError, HostError
-from orchestrator.models.machine import Blueprint
+from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
 from orchestrator.models.spec import SSH_PORT
@@ -186,6 +186,7 @@ class Executor:
             disk=spec.machine.disk,
             image=wanted.image,
             nic=self._installation.addressing.nic(member, spec),
+            hardware=Hardware(spec.machine.firmware, spec.machine.disk_bus, spec.machine.nic),
         )
 
     def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
     from orchestrator.drivers.libvirt.accelerator import Accelerator
     from orchestrator.drivers.libvirt.volumes import Volumes
+    from orchestrator.models.spec import Firmware
     from orchestrator.reconcile.controller import Controller
     from orchestrator.service.declare import Surroundings
 
@@ -193,7 +194,14 @@ class Runtime:
         from orchestrator.service.declare import Surroundings
 
         sightings = tuple(host.observe() for host in self.hosts.values())
-        return Surroundings(sightings, self.limits.memory_ratio, self.balancer.why_not_bindable)
+        return Surroundings(
+            sightings, self.limits.memory_ratio, self.balancer.why_not_bindable, self._why_no_firmware
+        )
+
+    def _why_no_firmware(self, firmware: Firmware) -> str:
+        """What the first host that cannot give it lacks: a machine may be placed on any of them."""
+        lacks = ((host.name, host.why_no_firmware(firmware)) for host in self.hosts.values())
+        return next((f"host {name}: {why}" for name, why in lacks if why), "")
 
     def close(self) -> None:
         """Let go of connections; what was never made stays unmade."""

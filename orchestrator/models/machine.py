@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.models.members import Image
+from orchestrator.models.spec import DiskBus, Firmware, NicModel
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,17 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class Hardware:
+    """What a guest must have drivers for. `is_windows`: with what Windows asks of its machine, and its answer file
+    on a CD-ROM."""
+
+    firmware: Firmware = "bios"
+    disk_bus: DiskBus = "virtio"
+    nic: NicModel = "virtio"
+    is_windows: bool = False
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """Everything that makes one machine. Sizes are bytes; `disk` None keeps the image's virtual size."""
 
@@ -38,6 +50,7 @@ class Blueprint:
     disk: int | None
     image: Image
     nic: Nic
+    hardware: Hardware = field(default_factory=Hardware)
 
 
 @dataclass(frozen=True)

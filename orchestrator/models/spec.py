@@ -20,6 +20,9 @@ PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,8})?$")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$")]
+Firmware = Literal["bios", "uefi", "uefi-secure"]
+DiskBus = Literal["virtio", "sata"]
+NicModel = Literal["virtio", "e1000e"]
 MIB = 2**20
 
 SSH_PORT = 22
@@ -32,12 +35,15 @@ class _Part(BaseModel):
 
 
 class MachineSpec(_Part):
-    """Shape of one machine. `disk` is the virtual size of the ephemeral overlay."""
+    """Shape of one machine. `disk` is the virtual size of the ephemeral overlay; `disk_bus` and `nic` are what the
+    image has drivers for; `uefi-secure` is UEFI with secure boot and a TPM 2.0."""
 
     vcpus: Annotated[int, Field(ge=1, le=256, strict=True)] = 1
     memory: Annotated[Size, Field(ge=32 * MIB)] = 512 * MIB
     disk: Size | None = None
-    firmware: Literal["bios"] = "bios"
+    firmware: Firmware = "bios"
+    disk_bus: DiskBus = "virtio"
+    nic: NicModel = "virtio"
 
 
 class UploadSource(_Part):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_lowercase
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
-from orchestrator.models.machine import Blueprint
+from orchestrator.models.machine import Blueprint, Hardware
 
 METADATA_NS = "https://understudy.dev/xmlns/owner/1"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 # In user mode the card is given on QEMU's command line, where libvirt does not count it: a slot of its own
 # on the root bus, above all that libvirt fills from the bottom.
-_USER_NIC_ADDRESS = "bus=pci.0,addr=0x1e"
+_USER_NIC_SLOT = "addr=0x1e"
+_ROOT_BUS = {"pc": "pci.0", "q35": "pcie.0"}
+_QEMU_NIC = {"virtio": "virtio-net-pci", "e1000e": "e1000e"}
+_DISK_NAMES = {"virtio": "vd", "sata": "sd"}
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,10 @@ def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -
     _owner(root, blueprint)
     _text(root, "memory", str(blueprint.memory // 1024), unit="KiB")
     _text(root, "vcpu", str(blueprint.vcpus))
-    os_part = SubElement(root, "os")
-    _text(os_part, "type", "hvm", arch="x86_64", machine="pc")
-    SubElement(os_part, "boot", dev="hd")
-    features = SubElement(root, "features")
-    SubElement(features, "acpi")
-    SubElement(features, "apic")
-    if accelerator != "kvm":
-        # QEMU's own default lets the translation cache of every small guest grow to 1 GiB of host memory.
-        _text(SubElement(features, "tcg"), "tb-cache", "128", unit="MiB")
+    _boot(root, blueprint.hardware)
+    _features(SubElement(root, "features"), blueprint.hardware, accelerator)
     SubElement(root, "cpu", mode="host-model" if accelerator == "kvm" else "maximum")
-    SubElement(root, "clock", offset="utc")
+    _clock(root, blueprint.hardware, accelerator)
     for event, action in (("on_poweroff", "destroy"), ("on_reboot", "restart"), ("on_crash", "destroy")):
         _text(root, event, action)
     _devices(SubElement(root, "devices"), blueprint, files)
@@ -68,9 +65,61 @@ def _owner(root: Element, blueprint: Blueprint) -> None:
     owner.set("image", blueprint.image.ref)
 
 
+def _chipset(hardware: Hardware) -> str:
+    return "pc" if hardware.firmware == "bios" else "q35"
+
+
+def _boot(root: Element, hardware: Hardware) -> None:
+    os_part = SubElement(root, "os")
+    _text(os_part, "type", "hvm", arch="x86_64", machine=_chipset(hardware))
+    if hardware.firmware != "bios":
+        # libvirt finds the firmware and its variable store that have these features.
+        os_part.set("firmware", "efi")
+        features = SubElement(os_part, "firmware")
+        wanted = "yes" if hardware.firmware == "uefi-secure" else "no"
+        for name in ("secure-boot", "enrolled-keys"):
+            SubElement(features, "feature", enabled=wanted, name=name)
+    SubElement(os_part, "boot", dev="hd")
+
+
+def _features(features: Element, hardware: Hardware, accelerator: str) -> None:
+    SubElement(features, "acpi")
+    SubElement(features, "apic")
+    if hardware.is_windows:
+        _enlightenments(SubElement(features, "hyperv"), accelerator)
+    if hardware.firmware == "uefi-secure":
+        SubElement(features, "smm", state="on")
+    if accelerator != "kvm":
+        # QEMU's own default lets the translation cache of every small guest grow to 1 GiB of host memory.
+        _text(SubElement(features, "tcg"), "tb-cache", "128", unit="MiB")
+
+
+def _enlightenments(hyperv: Element, accelerator: str) -> None:
+    SubElement(hyperv, "relaxed", state="on")
+    SubElement(hyperv, "vapic", state="on")
+    SubElement(hyperv, "spinlocks", state="on", retries="8191")
+    if accelerator == "kvm":
+        # Without KVM libvirt refuses to start a machine that has these.
+        for name in ("vpindex", "synic", "stimer"):
+            SubElement(hyperv, name, state="on")
+
+
+def _clock(root: Element, hardware: Hardware, accelerator: str) -> None:
+    clock = SubElement(root, "clock", offset="localtime" if hardware.is_windows else "utc")
+    if hardware.is_windows:
+        SubElement(clock, "timer", name="rtc", tickpolicy="catchup")
+        SubElement(clock, "timer", name="pit", tickpolicy="delay")
+        SubElement(clock, "timer", name="hpet", present="no")
+        if accelerator == "kvm":
+            SubElement(clock, "timer", name="hypervclock", present="yes")
+
+
 def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> None:
-    _overlay_disk(devices, files)
-    if files.seed:
+    hardware = blueprint.hardware
+    _overlay_disk(devices, files, hardware.disk_bus)
+    if files.seed and hardware.is_windows:
+        _seed_cdrom(devices, files.seed)
+    elif files.seed:
         _seed_disk(devices, files.seed)
     _serial(devices, files.console)
     agent = SubElement(devices, "channel", type="unix")
@@ -81,14 +130,19 @@ def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> Non
     _text(rng, "backend", "/dev/urandom", model="random")
     SubElement(devices, "panic", model="isa")
     SubElement(devices, "memballoon", model="virtio")
+    if hardware.is_windows:
+        # Its loader and its setup draw on a screen, whether anybody looks or not.
+        SubElement(SubElement(devices, "video"), "model", type="vga")
+    if hardware.firmware == "uefi-secure":
+        SubElement(SubElement(devices, "tpm", model="tpm-crb"), "backend", type="emulator", version="2.0")
     if blueprint.nic.network:
         nic = SubElement(devices, "interface", type="network")
         SubElement(nic, "mac", address=blueprint.nic.mac)
         SubElement(nic, "source", network=blueprint.nic.network)
-        SubElement(nic, "model", type="virtio")
+        SubElement(nic, "model", type=hardware.nic)
 
 
-def _overlay_disk(devices: Element, files: MachineFiles) -> None:
+def _overlay_disk(devices: Element, files: MachineFiles, bus: str) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     SubElement(disk, "source", file=files.overlay)
@@ -98,7 +152,7 @@ def _overlay_disk(devices: Element, files: MachineFiles) -> None:
     # Never relabelled: the image keeps its owner, so that no QEMU process could make it writable.
     SubElement(source, "seclabel", model="dac", relabel="no")
     SubElement(backing, "backingStore")
-    SubElement(disk, "target", dev="vda", bus="virtio")
+    _target(devices, disk, bus)
 
 
 def _seed_disk(devices: Element, path: str) -> None:
@@ -106,8 +160,23 @@ def _seed_disk(devices: Element, path: str) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     SubElement(disk, "driver", name="qemu", type="raw")
     SubElement(disk, "source", file=path)
-    SubElement(disk, "target", dev="vdb", bus="virtio")
+    _target(devices, disk, "virtio")
     SubElement(disk, "readonly")
+
+
+def _seed_cdrom(devices: Element, path: str) -> None:
+    # Windows looks for answer files on removable media, and needs no driver for this one.
+    disk = SubElement(devices, "disk", type="file", device="cdrom")
+    SubElement(disk, "driver", name="qemu", type="raw")
+    SubElement(disk, "source", file=path)
+    _target(devices, disk, "sata")
+    SubElement(disk, "readonly")
+
+
+def _target(devices: Element, disk: Element, bus: str) -> None:
+    """The next free name on that bus: vda, vdb, ... or sda, sdb, ..."""
+    taken = len(devices.findall(f"disk/target[@bus='{bus}']"))
+    SubElement(disk, "target", dev=_DISK_NAMES[bus] + ascii_lowercase[taken], bus=bus)
 
 
 def _serial(devices: Element, log: str) -> None:
@@ -123,7 +192,9 @@ def _user_network(root: Element, blueprint: Blueprint) -> None:
     nic = blueprint.nic
     netdev = ["user", "id=understudy0", f"restrict={'off' if nic.outbound else 'on'}", "ipv6=off"]
     netdev += [f"hostfwd=tcp:{nic.address}:{outer}-:{inner}" for outer, inner in nic.forwards]
-    device = f"virtio-net-pci,netdev=understudy0,mac={nic.mac},{_USER_NIC_ADDRESS}"
+    bus = _ROOT_BUS[_chipset(blueprint.hardware)]
+    model = _QEMU_NIC[blueprint.hardware.nic]
+    device = f"{model},netdev=understudy0,mac={nic.mac},bus={bus},{_USER_NIC_SLOT}"
     commandline = SubElement(root, f"{{{QEMU_NS}}}commandline")
     for argument in ("-netdev", ",".join(netdev), "-device", device):
         SubElement(commandline, f"{{{QEMU_NS}}}arg", value=argument)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
-from orchestrator.models.spec import ScaleSetSpec, StandbySpec, model_digest
+from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_digest
 from orchestrator.models.steps import ConvergeBalancer, Note, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
@@ -18,6 +18,7 @@ from orchestrator.store.store import Snapshot
 RECIPES = ("micro", "debian-12")
 
 WhyNotBindable = Callable[[str, int], str]
+WhyNoFirmware = Callable[[Firmware], str]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Surroundings:
     hosts: tuple[HostSighting, ...]
     memory_ratio: float
     why_not_bindable: WhyNotBindable
+    why_no_firmware: WhyNoFirmware
 
 
 def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
@@ -74,8 +76,22 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
     render_user_data(spec, f"{spec.name}-00000", "127.0.0.1")
     current = next((one for one in known.sets if one.name == spec.name), None)
     _check_pool_change(current, spec)
+    _check_firmware(spec, current, around.why_no_firmware)
     _check_memory(known, spec, current, around)
     _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _check_firmware(spec: ScaleSetSpec, current: ScaleSet | None, why_no_firmware: WhyNoFirmware) -> None:
+    firmware = spec.machine.firmware
+    # What the set has already is not asked for again: it must not stand in the way of making it smaller.
+    had = current.spec.machine.firmware if current is not None else "bios"
+    why = why_no_firmware(firmware) if firmware not in ("bios", had) else ""
+    if why:
+        packages = "ovmf" if firmware == "uefi" else "ovmf swtpm swtpm-tools"
+        raise Conflict(
+            f"set {spec.name!r}: machine.firmware {firmware} cannot be had: {why}",
+            f"apt-get install {packages}, then restart libvirtd",
+        )
 
 
 def _check_pool_change(current: ScaleSet | None, spec: ScaleSetSpec) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 from xml.etree import ElementTree
 
+import libvirt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.models.machine import Blueprint, Nic
+from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.naming import machine_uuid
+from orchestrator.models.spec import DiskBus, Firmware, NicModel
 from orchestrator.render.domain import METADATA_NS, QEMU_NS, MachineFiles, render_domain
 from tests.builders import INSTALLATION, MIB, make_image
 from tests.golden.golden import assert_golden
@@ -68,6 +71,25 @@ def test_a_domain_is_rendered_like_its_golden_file(
     name: str, nic: Nic, files: MachineFiles, accelerator: str
 ) -> None:
     assert_golden(name, render_domain(blueprint(nic=nic), files, accelerator) + "\n")
+
+
+WINDOWS = {
+    "bios-sata-e1000e": Hardware(disk_bus="sata", nic="e1000e", is_windows=True),
+    "uefi-secure": Hardware(firmware="uefi-secure", disk_bus="sata", nic="e1000e", is_windows=True),
+}
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+@pytest.mark.parametrize("name", list(WINDOWS))
+def test_a_windows_domain_is_rendered_like_its_golden_file(name: str, accelerator: str) -> None:
+    xml = render_domain(blueprint(hardware=WINDOWS[name]), FILES, accelerator)
+    assert_golden(f"domain-windows-{name}-{accelerator}.xml", xml + "\n")
+
+
+def test_a_linux_domain_with_uefi_is_rendered_like_its_golden_file() -> None:
+    hardware = Hardware(firmware="uefi", disk_bus="sata")
+    xml = render_domain(blueprint(hardware=hardware, nic=NETWORK), FILES, "kvm")
+    assert_golden("domain-uefi-sata-kvm.xml", xml + "\n")
 
 
 def test_the_owner_tag_says_whose_machine_it_is() -> None:
@@ -195,3 +217,97 @@ def test_no_name_or_path_breaks_out_of_its_place(name: str, path: str) -> None:
     assert [one.get("file") for one in root.findall("./devices/disk/source")] == [path, path]
     assert only(root, "./devices/interface/source").get("network") == name
     assert [child.tag for child in root] == [child.tag for child in parsed(blueprint(nic=NETWORK))]
+
+
+# ---- what else a guest may have drivers for ------------------------------------------------------------------
+
+EVERY_HARDWARE = [
+    Hardware(firmware, disk_bus, nic, is_windows)
+    for firmware in get_args(Firmware)
+    for disk_bus in get_args(DiskBus)
+    for nic in get_args(NicModel)
+    for is_windows in (False, True)
+]
+
+
+@pytest.fixture(scope="module")
+def libvirt_for_tests() -> Iterator[Any]:
+    """libvirt's own driver for tests: nothing runs, but what it is given must be what its schema says."""
+    connection = libvirt.open("test:///default")
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+@pytest.mark.parametrize("nic", [USER, NETWORK], ids=["user", "network"])
+def test_libvirts_schema_takes_a_domain_of_any_hardware(
+    libvirt_for_tests: Any, nic: Nic, accelerator: str
+) -> None:
+    for hardware in EVERY_HARDWARE:
+        root = parsed(blueprint(hardware=hardware, nic=nic), accelerator=accelerator)
+        root.set("type", "test")
+        text = ElementTree.tostring(root, encoding="unicode")
+        libvirt_for_tests.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE).undefine()
+
+
+def test_what_the_schema_does_not_know_is_refused_by_the_driver_for_tests(libvirt_for_tests: Any) -> None:
+    root = parsed(blueprint(hardware=Hardware(firmware="uefi-secure")))
+    root.set("type", "test")
+    only(root, "./devices/tpm").set("model", "tpm-of-nobody")
+    with pytest.raises(libvirt.libvirtError, match="schema"):
+        libvirt_for_tests.defineXMLFlags(
+            ElementTree.tostring(root, encoding="unicode"), libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        )
+
+
+@pytest.mark.parametrize("hardware", EVERY_HARDWARE)
+def test_no_two_disks_have_the_same_name_and_the_overlay_is_the_first(hardware: Hardware) -> None:
+    overlay, seed = parsed(blueprint(hardware=hardware)).findall("./devices/disk")
+    assert only(overlay, "source").get("file") == FILES.overlay
+    bus = "sata" if hardware.is_windows else "virtio"
+    assert (seed.get("device"), only(seed, "target").get("bus")) == ("cdrom" if bus == "sata" else "disk", bus)
+    assert only(overlay, "target").get("bus") == hardware.disk_bus
+    assert only(overlay, "target").get("dev") == ("vda" if hardware.disk_bus == "virtio" else "sda")
+    assert only(overlay, "target").get("dev") != only(seed, "target").get("dev")
+    assert seed.find("readonly") is not None
+
+
+@pytest.mark.parametrize(("firmware", "bus"), [("bios", "pci.0"), ("uefi", "pcie.0"), ("uefi-secure", "pcie.0")])
+@pytest.mark.parametrize(("nic", "model"), [("virtio", "virtio-net-pci"), ("e1000e", "e1000e")])
+def test_the_card_sits_on_the_root_bus_of_its_machine(firmware: Any, bus: str, nic: Any, model: str) -> None:
+    hardware = Hardware(firmware=firmware, nic=nic)
+    device = qemu_arguments(parsed(blueprint(hardware=hardware)))[3]
+    assert device == f"{model},netdev=understudy0,mac={USER.mac},bus={bus},addr=0x1e"
+    root = parsed(blueprint(hardware=hardware, nic=NETWORK))
+    assert only(root, "./devices/interface/model").get("type") == nic
+
+
+@pytest.mark.parametrize(("firmware", "enabled"), [("uefi", "no"), ("uefi-secure", "yes")])
+def test_firmware_is_chosen_by_its_features(firmware: Any, enabled: str) -> None:
+    root = parsed(blueprint(hardware=Hardware(firmware=firmware)))
+    assert (only(root, "os").get("firmware"), only(root, "os/type").get("machine")) == ("efi", "q35")
+    features = {one.get("name"): one.get("enabled") for one in root.findall("./os/firmware/feature")}
+    assert features == {"secure-boot": enabled, "enrolled-keys": enabled}
+    is_secure = enabled == "yes"
+    assert len(root.findall("./features/smm[@state='on']")) == is_secure
+    assert len(root.findall("./devices/tpm[@model='tpm-crb']/backend[@version='2.0']")) == is_secure
+
+
+@pytest.mark.parametrize("accelerator", ["kvm", "tcg"])
+def test_windows_is_told_that_it_is_a_guest_as_far_as_the_accelerator_can(accelerator: str) -> None:
+    root = parsed(blueprint(hardware=Hardware(is_windows=True)), accelerator=accelerator)
+    always = ["relaxed", "vapic", "spinlocks"]
+    with_kvm = ["vpindex", "synic", "stimer"] if accelerator == "kvm" else []
+    assert [one.tag for one in only(root, "./features/hyperv")] == always + with_kvm
+    assert only(root, "./features/hyperv/spinlocks").get("retries") == "8191"
+    assert only(root, "clock").get("offset") == "localtime"
+    timers = [one.get("name") for one in root.findall("./clock/timer")]
+    assert timers == ["rtc", "pit", "hpet"] + (["hypervclock"] if accelerator == "kvm" else [])
+
+
+def test_a_linux_guest_has_none_of_what_windows_asks_for() -> None:
+    root = parsed(blueprint(hardware=Hardware("uefi-secure", "sata", "e1000e")), accelerator="kvm")
+    assert (
+        root.findall("./features/hyperv") == root.findall("./clock/timer") == root.findall("./devices/video") == []
+    )
+    assert only(root, "clock").get("offset") == "utc"

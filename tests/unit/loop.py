@@ -131,7 +131,7 @@ class Site:
 
     def surroundings(self) -> Surroundings:
         seen = tuple(host.observe() for host in self.hosts.values())
-        return Surroundings(seen, self.limits.memory_ratio, self.balancer.why_not_bindable)
+        return Surroundings(seen, self.limits.memory_ratio, self.balancer.why_not_bindable, lambda _firmware: "")
 
     # ---- looking -----------------------------------------------------------------------------------------
 

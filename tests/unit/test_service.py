@@ -23,8 +23,12 @@ def free(_address: str, _port: int) -> str:
     return ""
 
 
+def offered(_firmware: str) -> str:
+    return ""
+
+
 def around(*hosts: HostSighting, ratio: float = 1.0) -> Surroundings:
-    return Surroundings(hosts or (see_host(),), ratio, free)
+    return Surroundings(hosts or (see_host(),), ratio, free, offered)
 
 
 def unchanged(storage: Storage) -> bool:
@@ -89,6 +93,40 @@ def test_memory_of_a_host_that_does_not_answer_is_not_judged(storage: Storage) -
     assert declare.apply(storage.store, make_spec(machine={"memory": "4GiB"}), around(silent))
 
 
+@pytest.mark.parametrize(
+    ("firmware", "fix"),
+    [
+        ("uefi", "apt-get install ovmf, then restart libvirtd"),
+        ("uefi-secure", "apt-get install ovmf swtpm swtpm-tools, then restart libvirtd"),
+    ],
+)
+def test_firmware_that_a_host_does_not_have_is_refused_with_what_to_install(
+    storage: Storage, firmware: str, fix: str
+) -> None:
+    asked: list[str] = []
+
+    def missing(wanted: str) -> str:
+        asked.append(wanted)
+        return "host local: it is not there"
+
+    bare = Surroundings((see_host(),), 1.0, free, missing)
+    with pytest.raises(Conflict, match=f"machine.firmware {firmware} cannot be had: host local") as error:
+        declare.apply(storage.store, make_spec(machine={"firmware": firmware}), bare)
+    assert error.value.fix == fix
+    assert unchanged(storage)
+    assert declare.apply(storage.store, make_spec(), bare)
+    assert asked == [firmware]
+
+
+def test_a_set_that_has_its_firmware_can_be_made_smaller_where_that_is_no_more(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(machine={"firmware": "uefi"}), around())
+    bare = Surroundings((see_host(),), 1.0, free, lambda _firmware: "host local: it is not there")
+    declare.scale(storage.store, "web", 1, bare)
+    assert declare.get_set(storage.store, "web").spec.instances == 1
+    with pytest.raises(Conflict, match=r"machine.firmware uefi-secure cannot be had"):
+        declare.apply(storage.store, make_spec(machine={"firmware": "uefi-secure"}), bare)
+
+
 def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
     with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'"):
@@ -97,7 +135,7 @@ def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
 
 
 def test_a_port_that_another_program_holds_is_refused_with_how_to_find_it(storage: Storage) -> None:
-    taken = Surroundings((see_host(),), 1.0, lambda address, port: f"{address}:{port} is taken")
+    taken = Surroundings((see_host(),), 1.0, lambda address, port: f"{address}:{port} is taken", offered)
     with pytest.raises(Conflict) as error:
         declare.apply(storage.store, make_spec(), taken)
     assert "cannot listen on 127.0.0.1:8080: 127.0.0.1:8080 is taken" in error.value.message
@@ -106,7 +144,7 @@ def test_a_port_that_another_program_holds_is_refused_with_how_to_find_it(storag
 
 def test_a_port_of_the_set_itself_is_no_conflict(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
-    taken = Surroundings((see_host(),), 1.0, lambda address, port: "taken")
+    taken = Surroundings((see_host(),), 1.0, lambda address, port: "taken", offered)
     assert declare.apply(storage.store, make_spec(instances=5), taken)
 
 

@@ -19,7 +19,8 @@ import libvirt
 import libvirt_qemu
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
-from orchestrator.drivers.libvirt.errors import translated
+from orchestrator.drivers.libvirt.errors import from_libvirt, translated
+from orchestrator.drivers.libvirt.firmware import why_no_firmware
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
 from orchestrator.drivers.libvirt.volumes import Volumes
@@ -28,6 +29,7 @@ from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
 from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
 from orchestrator.models.sightings import HostSighting, MachineSighting, Power
+from orchestrator.models.spec import Firmware
 from orchestrator.render.domain import MachineFiles, render_domain
 
 log = logging.getLogger("understudy.libvirt")
@@ -37,6 +39,8 @@ _UNDEFINE = (
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+# A version of libvirt that does not know this flag removes a TPM's state without being told.
+_UNDEFINE_TPM = getattr(libvirt, "VIR_DOMAIN_UNDEFINE_TPM", 0)
 # Never wait for a job on one machine while looking at all of them.
 _LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
@@ -135,6 +139,16 @@ class LibvirtHost:
             self._owners[uuid] = find_owner(domain)
         owner = self._owners[uuid]
         return owner if owner is not None and owner.installation == self._identity.installation else None
+
+    def why_no_firmware(self, firmware: Firmware) -> str:
+        """What the host lacks for it; empty if nothing, or if it does not answer."""
+        try:
+            capabilities = self._connection.get().getDomainCapabilities(None, "x86_64", "q35", None)
+        except HostUnreachable:
+            return ""
+        except libvirt.libvirtError as error:
+            return from_libvirt(error, "cannot ask libvirt for its capabilities").message
+        return why_no_firmware(capabilities, firmware)
 
     # ---- images ------------------------------------------------------------------------------------------
 
@@ -250,10 +264,7 @@ class LibvirtHost:
             if found is not None:
                 owner = check_owner(found, self._identity.installation)
                 self._force_off(found)
-                with contextlib.suppress(libvirt.libvirtError):
-                    found.undefineFlags(_UNDEFINE)
-                if self._find_domain(domain) is not None:
-                    found.undefine()
+                self._undefine(found)
                 self._networks.remove_reservations(owner.member)
                 if not self._is_privileged():
                     _agent_socket(domain).unlink(missing_ok=True)
@@ -266,6 +277,14 @@ class LibvirtHost:
             gone = (libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN)
             if error.get_error_code() not in gone:
                 raise
+
+    def _undefine(self, domain: Any) -> None:
+        for flags in (_UNDEFINE | _UNDEFINE_TPM, _UNDEFINE):
+            with contextlib.suppress(libvirt.libvirtError):
+                domain.undefineFlags(flags)
+            if self._find_domain(domain.name()) is None:
+                return
+        domain.undefine()
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         raw = self.volumes.read_tail(console_volume(domain, incarnation), size)
