@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.setup import SetupWatch
+from orchestrator.config.secrets import read_administrator_password
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import GuestError, HostError
 from orchestrator.models.machine import Blueprint, Hardware
@@ -22,6 +23,7 @@ from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.ports.seed import SeedWriter
 from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
+from orchestrator.render.unattend import UNATTEND_LABEL, render_unattend
 
 log = logging.getLogger("understudy.executor")
 
@@ -36,6 +38,7 @@ class Installation:
     operator_key: str
     images: Path
     uploads: Path
+    secrets: Path
     addressing: Addressing
     shutdown_timeout: float = 60.0
     agent_grace: float = 1.5
@@ -92,7 +95,7 @@ class Executor:
 
     def _provision(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         patience = self._patience(wanted, cancelled)
-        if wanted.spec.setup.answer_file != "none":
+        if wanted.spec.setup.answer_file == "cloud-init":
             self._set_up(member, wanted, patience)
         self._await_services(member, wanted, patience)
 
@@ -125,7 +128,7 @@ class Executor:
 
     def _await(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
         patience = self._patience(wanted, cancelled)
-        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file != "none":
+        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
             self._set_clock(member, patience)
         self._await_services(member, wanted, patience)
 
@@ -186,10 +189,19 @@ class Executor:
             disk=spec.machine.disk,
             image=wanted.image,
             nic=self._installation.addressing.nic(member, spec),
-            hardware=Hardware(spec.machine.firmware, spec.machine.disk_bus, spec.machine.nic),
+            hardware=Hardware(
+                firmware=spec.machine.firmware,
+                disk_bus=spec.machine.disk_bus,
+                nic=spec.machine.nic,
+                is_windows=spec.setup.answer_file == "unattend",
+            ),
         )
 
     def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:
+        windows = wanted.spec.setup.windows
+        if windows is not None:
+            password = read_administrator_password(wanted.spec, self._installation.secrets)
+            return self._world.seeds.write(UNATTEND_LABEL, render_unattend(windows, member.name, password))
         if wanted.spec.setup.answer_file == "none":
             return None
         private, public = self._world.identities.host_key(self._uuid(member))

@@ -15,7 +15,7 @@ import typer
 
 from orchestrator.cli.context import opened, say
 from orchestrator.cli.instances import TargetArgument
-from orchestrator.errors import UnderstudyError
+from orchestrator.errors import Conflict, UnderstudyError
 
 CommandArgument = Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND]", help="What to run there.")]
 _ESCAPE = b"\x1d"  # Ctrl-]
@@ -31,13 +31,22 @@ def ssh(target: TargetArgument, command: CommandArgument = None) -> None:
       understudy ssh web/4tz9k -- uptime
     """
     from orchestrator.render.ssh import render_known_hosts
+    from orchestrator.service.declare import get_set
     from orchestrator.service.members import find_member
 
     tool = shutil.which("ssh")
     if tool is None:
         raise UnderstudyError("the ssh client is not installed", "apt-get install openssh-client")
     with opened() as runtime:
-        where = runtime.executor.guest_address(find_member(runtime.store, target))
+        member = find_member(runtime.store, target)
+        answer_file = get_set(runtime.store, member.set_name).spec.setup.answer_file
+        if answer_file != "cloud-init":
+            raise Conflict(
+                f"{member.name} cannot be reached by SSH: only 'answer_file: cloud-init' brings keys, this is "
+                f"{answer_file!r}",
+                f"see its console: understudy console {target}",
+            )
+        where = runtime.executor.guest_address(member)
         key = runtime.paths.operator_key
         with tempfile.TemporaryDirectory(prefix="ssh-", dir=runtime.paths.work) as directory:
             known = Path(directory) / "known_hosts"

@@ -37,7 +37,7 @@ def apply(
       understudy apply web.yaml --timeout 20min
     """
     from orchestrator.config.scaleset_file import load_scale_sets
-    from orchestrator.config.uploads import pack_uploads
+    from orchestrator.config.secrets import hold_secrets
     from orchestrator.service import declare
 
     limit = seconds(timeout)
@@ -49,22 +49,39 @@ def apply(
         around = runtime.surroundings()
         runtime.paths.ensure()
         declare.check_all(runtime.store, specs, around)
-        for spec in specs:
-            declare.apply(runtime.store, pack_uploads(spec, runtime.paths.uploads), around)
+        with hold_secrets(runtime.paths.secrets):
+            packed = [_packed(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
+            for spec in packed:
+                declare.apply(runtime.store, spec, around)
         for spec in specs:
             carry_out_wish(runtime, spec.name, limit)
+        _forget_unneeded_secrets(runtime)
+
+
+def _packed(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path | None) -> ScaleSetSpec:
+    """The spec with the digests of its uploads and its password; these are kept in the directories."""
+    from orchestrator.config.secrets import keep_secrets
+    from orchestrator.config.uploads import pack_uploads
+
+    return keep_secrets(pack_uploads(spec, uploads), runtime.identities.secret_digest, secrets)
+
+
+def _forget_unneeded_secrets(runtime: Runtime) -> None:
+    from orchestrator.config.secrets import hold_secrets, prune_secrets
+
+    with hold_secrets(runtime.paths.secrets):
+        prune_secrets([one.spec for one in runtime.store.snapshot().sets], runtime.paths.secrets)
 
 
 def _preview(runtime: Runtime, specs: list[ScaleSetSpec]) -> None:
     """What a dry run prints; the uploads are packed aside, only to know their digests."""
-    from orchestrator.config.uploads import pack_uploads
     from orchestrator.service import declare
 
     runtime.paths.ensure()
     declare.check_all(runtime.store, specs, runtime.surroundings())
     installation = (runtime.settings.prefix, runtime.limits)
     with tempfile.TemporaryDirectory(prefix="preview-", dir=runtime.paths.work) as aside:
-        packed = [pack_uploads(spec, Path(aside)) for spec in specs]
+        packed = [_packed(runtime, spec, Path(aside), None) for spec in specs]
     for spec in packed:
         plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
         count = len(plan.steps)
@@ -162,6 +179,7 @@ def delete(
         declare.delete(runtime.store, name)
         carry_out_wish(runtime, name, limit)
         prune_uploads([one.spec for one in runtime.store.snapshot().sets], runtime.paths.uploads)
+        _forget_unneeded_secrets(runtime)
         say(f"{name}: deleted")
 
 

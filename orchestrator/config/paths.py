@@ -46,6 +46,11 @@ class StatePaths:
         return self.root / "private" / "uploads"
 
     @property
+    def secrets(self) -> Path:
+        """Passwords that were applied, one file each."""
+        return self.root / "private" / "secrets"
+
+    @property
     def haproxy(self) -> Path:
         return self.root / "haproxy"
 
@@ -75,7 +80,7 @@ class StatePaths:
             for path, mode in ((self.root, 0o711), (self.images, 0o711), (self.private, 0o700)):
                 path.mkdir(parents=True, exist_ok=True)
                 path.chmod(mode)
-            for path in (self.keys, self.uploads, self.haproxy, self.work):
+            for path in (self.keys, self.uploads, self.secrets, self.haproxy, self.work):
                 path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise UnderstudyError(

@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config.explain import explain
+from orchestrator.config.secrets import read_password
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec, refuse_reserved
 
@@ -77,7 +78,7 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
-    spec = _inline_user_data(_resolve_uploads(spec, document), document)
+    spec = _resolve_password(_inline_user_data(_resolve_uploads(spec, document), document), document)
     if len(spec.to_json()) > MAX_FILE_SIZE:
         raise SpecError(f"{document.file}:{document.line(())}: with all its aliases this set is larger than 1 MiB")
     return spec
@@ -163,6 +164,25 @@ def _resolve_uploads(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
         steps.append(step.model_copy(update={"upload": upload}))
     setup = spec.setup.model_copy(update={"steps": tuple(steps)})
     return spec.model_copy(update={"setup": setup})
+
+
+def _resolve_password(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
+    """The path becomes absolute, and its file one that can be applied; the password itself is left there."""
+    windows = spec.setup.windows
+    if windows is None:
+        return spec
+    where = ("setup", "windows")
+    if windows.administrator_password_digest is not None:
+        line = document.line((*where, "administrator_password_digest"))
+        raise SpecError(f"{document.file}:{line}: unknown key 'administrator_password_digest' (it is computed)")
+    file = _resolved(document.file.parent, windows.administrator_password_file)
+    try:
+        read_password(file)
+    except SpecError as error:
+        line = document.line((*where, "administrator_password_file"))
+        raise SpecError(f"{document.file}:{line}: {error.message}", error.fix) from error
+    named = windows.model_copy(update={"administrator_password_file": str(file)})
+    return spec.model_copy(update={"setup": spec.setup.model_copy(update={"windows": named})})
 
 
 def _resolved(directory: Path, source: str) -> Path:

@@ -151,6 +151,7 @@ class Runtime:
             operator_key=operator,
             images=self.paths.images,
             uploads=self.paths.uploads,
+            secrets=self.paths.secrets,
             addressing=self.addressing,
             shutdown_timeout=self.settings.limits.shutdown_timeout,
         )

@@ -33,6 +33,11 @@ class SecretIdentities:
         seed = hmac.new(self._secret, f"ssh-host-key:{machine_uuid}".encode(), hashlib.sha256).digest()
         return _open_ssh(Ed25519PrivateKey.from_private_bytes(seed))
 
+    def secret_digest(self, secret: str) -> str:
+        """64 hex digits by which a secret is named: the same for the same one, and nothing to try others on
+        without this installation's own."""
+        return hmac.new(self._secret, f"secret:{secret}".encode(), hashlib.sha256).hexdigest()
+
 
 class SystemClock:
     """The Clock port."""

@@ -39,6 +39,17 @@ def machine_mac(installation: str, member: str) -> str:
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
 
 
+NETBIOS_LENGTH = 15
+
+
+def windows_computer_name(member: str) -> str:
+    """The member's name if NetBIOS can hold it; else the beginning of its set's name and its own suffix."""
+    if len(member) <= NETBIOS_LENGTH:
+        return member
+    set_name, _, suffix = member.rpartition("-")
+    return f"{set_name[: NETBIOS_LENGTH - 1 - len(suffix)].rstrip('-')}-{suffix}"
+
+
 def backend_name(set_name: str, endpoint: str) -> str:
     """HAProxy backend of an endpoint. Dots separate, because neither name may hold one."""
     return f"{set_name}.{endpoint}"

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from orchestrator.models.naming import LOOPBACK_SHIFT
 from orchestrator.models.units import Duration, Percent, Size, parse_percent
+from orchestrator.models.windows import WindowsSpec
 
 SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
 PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
@@ -70,11 +71,12 @@ class Step(_Part):
 class SetupSpec(_Part):
     """How a machine is set up on first boot."""
 
-    answer_file: Literal["cloud-init", "none"] = "cloud-init"
+    answer_file: Literal["cloud-init", "unattend", "none"] = "cloud-init"
     user_data: dict[str, Any] | str | None = None
     user_data_file: str | None = None
     timeout: Annotated[Duration, Field(gt=0)] = 600.0
     steps: tuple[Step, ...] = ()
+    windows: WindowsSpec | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> SetupSpec:
@@ -85,8 +87,12 @@ class SetupSpec(_Part):
         if self.user_data is not None:
             _refuse_what_json_cannot_hold(self.user_data)
             refuse_reserved(self.user_data)
-        if self.answer_file == "none" and (self.user_data or self.user_data_file or self.steps):
+        if self.answer_file != "cloud-init" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
+        if self.answer_file == "unattend" and self.windows is None:
+            raise ValueError("'answer_file: unattend' needs 'windows' with an 'administrator_password_file'")
+        if self.answer_file != "unattend" and self.windows is not None:
+            raise ValueError("'windows' needs 'answer_file: unattend'")
         return self
 
 
@@ -207,7 +213,7 @@ class ScaleSetSpec(_Part):
         if shifted:
             port = min(shifted)
             raise ValueError(f"guest ports {port} and {port - LOOPBACK_SHIFT} cannot both be used")
-        if self.setup.answer_file == "none" and any(probe.command for probe in self.readiness):
+        if self.setup.answer_file != "cloud-init" and any(probe.command for probe in self.readiness):
             raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
         return self
 
@@ -224,8 +230,12 @@ class ScaleSetSpec(_Part):
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
-# Of the setup: how long it may take, and the folder an upload came from (its content has a digest).
-_NO_SHAPE: Any = {"timeout": True, "steps": {"__all__": {"upload": {"source"}}}}
+# Of the setup: how long it may take, and the files that uploads and a password came from (these have digests).
+_NO_SHAPE: Any = {
+    "timeout": True,
+    "steps": {"__all__": {"upload": {"source"}}},
+    "windows": {"administrator_password_file"},
+}
 
 
 def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:

@@ -76,6 +76,7 @@ class Site:
             operator_key=OPERATOR_KEY,
             images=self.folder,
             uploads=self.folder,
+            secrets=self.folder / "secrets",
             addressing=addressing,
             agent_grace=0.0,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +12,19 @@ import pytest
 
 from orchestrator.apply.addressing import user_addressing
 from orchestrator.apply.executor import Executor, Installation, World
+from orchestrator.config.secrets import keep_secrets
 from orchestrator.config.uploads import pack_uploads
-from orchestrator.errors import ConnectionLost, GuestError, HostError, Interrupted, NeverReady, SpecError
-from orchestrator.models.members import Member, ScaleSet
+from orchestrator.errors import (
+    ConnectionLost,
+    GuestError,
+    HostError,
+    Interrupted,
+    NeverReady,
+    NotFound,
+    SpecError,
+)
+from orchestrator.models.machine import Hardware
+from orchestrator.models.members import Member, PoolState, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Effect, EffectKind
 from tests.builders import INSTALLATION, MIB, make_image, make_member, make_set, make_spec
@@ -64,6 +75,7 @@ def make_bench(folder: Path, kind: type[ScriptedGuest] = ScriptedGuest, **fields
         operator_key="ssh-ed25519 AAAAOperator understudy",
         images=folder,
         uploads=folder,
+        secrets=folder / "secrets",
         addressing=user_addressing("127.77.0.0/16", outbound=False),
         agent_grace=0.0,
     )
@@ -122,6 +134,53 @@ def test_a_machine_without_answer_file_has_no_seed_and_is_not_logged_in_to(folde
     bench.perform(EffectKind.PROVISION)
     assert bench.host.machines[bench.domain].seed is None
     assert bench.guest.shells == []
+
+
+def make_windows_bench(folder: Path) -> Bench:
+    """A set of Windows machines whose password, `pw`, was applied."""
+    (folder / "admin.txt").write_text("pw\n", encoding="utf-8")
+    (folder / "admin.txt").chmod(0o600)
+    (folder / "secrets").mkdir()
+    setup = {
+        "answer_file": "unattend",
+        "windows": {"administrator_password_file": f"{folder}/admin.txt", "first_logon_commands": ["first"]},
+    }
+    machine = {"firmware": "uefi-secure", "disk_bus": "sata", "nic": "e1000e"}
+    bench = make_bench(folder, setup=setup, machine=machine, readiness=[{"tcp": {"port": 3389}}])
+    spec = keep_secrets(bench.wanted.spec, lambda password: f"digest-of-{password}", folder / "secrets")
+    return replace(bench, wanted=replace(bench.wanted, spec=spec))
+
+
+def test_a_windows_machine_has_its_answer_file_under_both_names_and_its_hardware(folder: Path) -> None:
+    bench = make_windows_bench(folder)
+    bench.perform(EffectKind.CREATE)
+    machine = bench.host.machines[bench.domain]
+    seed = read_seed(machine.seed)
+    assert sorted(seed) == ["Autounattend.xml", "unattend.xml"]
+    assert "<ComputerName>web-00001</ComputerName>" in seed["unattend.xml"]
+    # pw + AdministratorPassword, as Microsoft's reference has it.
+    assert "cAB3AEEAZABtAGkAbgBpAHMAdAByAGEAdABvAHIAUABhAHMAcwB3AG8AcgBkAA==" in seed["unattend.xml"]
+    assert json.loads(machine.seed or b"")["label"] == "UNATTEND"
+    assert machine.blueprint.hardware == Hardware("uefi-secure", "sata", "e1000e", is_windows=True)
+
+
+def test_a_windows_machine_is_ready_once_its_services_answer_and_is_never_logged_in_to(folder: Path) -> None:
+    bench = make_windows_bench(folder)
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    bench.member = replace(bench.member, parked=PoolState.HIBERNATED)
+    bench.perform(EffectKind.AWAIT)
+    assert bench.guest.shells == []
+    with pytest.raises(Interrupted):
+        bench.perform(EffectKind.PROVISION, cancelled=True)
+
+
+def test_a_windows_machine_whose_password_is_gone_is_not_made(folder: Path) -> None:
+    bench = make_windows_bench(folder)
+    (folder / "secrets" / "digest-of-pw").unlink()
+    with pytest.raises(NotFound, match="the administrator password of set 'web' is missing"):
+        bench.perform(EffectKind.CREATE)
+    assert bench.host.machines == {}
 
 
 def test_user_data_that_cannot_be_rendered_makes_no_machine(folder: Path) -> None:

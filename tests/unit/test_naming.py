@@ -33,6 +33,29 @@ def test_no_machine_owns_the_volumes_of_another(one: str, other: str) -> None:
         assert not theirs.startswith(f"{mine}.")
 
 
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [
+        ("web-4tz9k", "web-4tz9k"),
+        ("frontends-4tz9k", "frontends-4tz9k"),
+        ("frontends1-4tz9k", "frontends-4tz9k"),
+        ("web-serv-farm-4tz9k", "web-serv-4tz9k"),
+        ("a-b-c-d-e-f-4tz9k", "a-b-c-d-e-4tz9k"),
+    ],
+)
+def test_a_computer_name_keeps_what_tells_machines_apart(member: str, name: str) -> None:
+    assert naming.windows_computer_name(member) == name
+
+
+@many
+@given(members)
+def test_a_computer_name_is_one_that_netbios_can_hold(member: str) -> None:
+    name = naming.windows_computer_name(member)
+    assert re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name)
+    assert len(name) <= 15
+    assert name.endswith(member[-6:])
+
+
 @many
 @given(members, st.integers(1, 50))
 def test_a_body_has_one_uuid_and_the_next_body_another(member: str, body: int) -> None:
