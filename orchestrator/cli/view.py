@@ -72,6 +72,8 @@ def _print_set(one: dict[str, Any]) -> None:
     say(f"{one['name']}  image {one['image']}  {counts['in_service']}/{counts['desired']} in service  {state}")
     if one["reason"]:
         say(f"  reason: {one['reason']}")
+    if one["health"] != "healthy":
+        say(f"  {one['health']}: {one['health_reason']}")
     for endpoint in one["endpoints"]:
         say(f"  endpoint {endpoint['name']}: {endpoint['address']}:{endpoint['port']}")
     if one["standby"]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 # Keys of the published scale set file that this version does not act on: refused rather than ignored.
-NOT_YET = {"local_storage", "drives", "zones", "repair", "update", "hooks", "restarts"}
+NOT_YET = {"local_storage", "drives", "zones", "update", "hooks"}
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,16 @@ class NetworkSettings(_Part):
 
 
 class LimitSettings(_Part):
-    """`parallel`: works under way at once per host. `memory_ratio`: committed to physical memory."""
+    """`parallel`: works under way at once per host. `memory_ratio`: committed to physical memory.
+
+    `repair_patience`: how long services are silent before an instance is repaired, at least.
+    """
 
     parallel: Annotated[int, Field(ge=1, le=256)] = 4
     memory_ratio: Annotated[float, Field(gt=0, le=16)] = 1.0
     retry_pause: Annotated[Duration, Field(gt=0)] = 30.0
     retry_pause_max: Annotated[Duration, Field(gt=0)] = 600.0
+    repair_patience: Annotated[Duration, Field(gt=0)] = 15.0
     shutdown_timeout: Annotated[Duration, Field(gt=0)] = 60.0
 
 

@@ -53,7 +53,12 @@ class Runtime:
     @cached_property
     def limits(self) -> Limits:
         limits = self.settings.limits
-        return Limits(limits.retry_pause, limits.retry_pause_max, limits.memory_ratio)
+        return Limits(
+            retry_pause=limits.retry_pause,
+            retry_pause_max=limits.retry_pause_max,
+            repair_patience=limits.repair_patience,
+            memory_ratio=limits.memory_ratio,
+        )
 
     @cached_property
     def lease(self) -> Lease:

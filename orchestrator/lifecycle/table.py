@@ -26,7 +26,8 @@ class Action(StrEnum):
     WATCH = "watch"  # in service: nothing to do
     SWITCH_OFF = "switch_off"  # stopped by the operator, but it runs
     STAY_OFF = "stay_off"  # stopped by the operator: nothing to do
-    HEAL = "heal"  # in service but off: start it again
+    HEAL = "heal"  # ready but off: start it again
+    REPAIR = "repair"  # in service but off or gone: `planner.repair` decides
     REBUILD = "rebuild"  # the machine vanished: a new body from the image
     DRAIN = "drain"
     CONTINUE = "continue"  # nothing left to drain: do what the drain was for
@@ -54,7 +55,7 @@ TABLE: dict[Phase, dict[Power, Action]] = {
     Phase.PARKING: _row(A.PARK, A.REST, A.REST, A.REBUILD, A.REBUILD),
     Phase.STANDBY: _row(A.KEEP, A.KEEP, A.KEEP, A.REBUILD, A.REBUILD),
     Phase.STARTING: _row(A.AWAIT, A.START, A.START, A.START, A.REBUILD),
-    Phase.IN_SERVICE: _row(A.WATCH, A.HEAL, A.HEAL, A.HEAL, A.REBUILD),
+    Phase.IN_SERVICE: _row(A.WATCH, A.REPAIR, A.REPAIR, A.REPAIR, A.REPAIR),
     Phase.STOPPED: _row(A.SWITCH_OFF, A.STAY_OFF, A.STAY_OFF, A.STAY_OFF, A.STAY_OFF),
     Phase.DRAINING: _row(A.DRAIN, A.CONTINUE, A.CONTINUE, A.CONTINUE, A.CONTINUE),
     Phase.DELETING: _row(A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY, A.DESTROY),

@@ -68,8 +68,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Member:
-    """One instance or pool member. Times are seconds since the epoch. `parked` is the state a pool member is, or
-    is being, parked in; a claimed one keeps it until it is in service."""
+    """One instance or pool member. Times are seconds since the epoch.
+
+    `parked` is the state a pool member is, or is being, parked in; a claimed one keeps it until it is in service.
+    `failures` counts tries that did not help, `restarts` those of its guest during setup. `unhealthy_since` is
+    when its services were first seen not to answer, None while they do.
+    """
 
     name: str
     set_name: str
@@ -88,6 +92,8 @@ class Member:
     created_at: float
     phase_since: float
     parked: PoolState | None = None
+    restarts: int = 0
+    unhealthy_since: float | None = None
 
     @property
     def is_leaving(self) -> bool:

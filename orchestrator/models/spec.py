@@ -69,11 +69,12 @@ class Step(_Part):
 
 
 class SetupSpec(_Part):
-    """How a machine is set up on first boot."""
+    """How a machine is set up on first boot. `restarts`: how often setup itself restarts the guest."""
 
     answer_file: Literal["cloud-init", "unattend", "none"] = "cloud-init"
     user_data: dict[str, Any] | str | None = None
     user_data_file: str | None = None
+    restarts: Annotated[int, Field(ge=0, le=20, strict=True)] = 0
     timeout: Annotated[Duration, Field(gt=0)] = 600.0
     steps: tuple[Step, ...] = ()
     windows: WindowsSpec | None = None
@@ -89,6 +90,8 @@ class SetupSpec(_Part):
             refuse_reserved(self.user_data)
         if self.answer_file != "cloud-init" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
+        if self.answer_file == "none" and self.restarts:
+            raise ValueError("'restarts' needs an 'answer_file': nothing else restarts the guest during setup")
         if self.answer_file == "unattend" and self.windows is None:
             raise ValueError("'answer_file: unattend' needs 'windows' with an 'administrator_password_file'")
         if self.answer_file != "unattend" and self.windows is not None:
@@ -187,6 +190,18 @@ class ScaleInSpec(_Part):
     drain_timeout: Annotated[Duration, Field(ge=0)] = 30.0
 
 
+class RepairSpec(_Part):
+    """What is done about an instance whose machine died or whose services stopped answering.
+
+    `grace`: seconds that an instance is left alone after it entered service. `max_unhealthy`: percent of the
+    instances that may be out of service for a repair at the same time, at least one.
+    """
+
+    action: Literal["replace", "reimage", "restart", "none"] = "restart"
+    grace: Annotated[Duration, Field(ge=0)] = 300.0
+    max_unhealthy: Percent = 20
+
+
 class ScaleSetSpec(_Part):
     """One document of a scale set file."""
 
@@ -200,6 +215,7 @@ class ScaleSetSpec(_Part):
     endpoints: tuple[Endpoint, ...] = ()
     standby: StandbySpec | None = None
     scale_in: ScaleInSpec = ScaleInSpec()
+    repair: RepairSpec = RepairSpec()
 
     @model_validator(mode="after")
     def _names_and_ports(self) -> ScaleSetSpec:

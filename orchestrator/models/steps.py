@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.members import Member, Phase, PoolCondition, PoolState, Role
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolState, Request, Role
 
 
 class EffectKind(StrEnum):
@@ -37,17 +37,18 @@ class Admit:
 
 @dataclass(frozen=True)
 class Claim:
-    """Move a pool member into the set."""
+    """Move a pool member into the set. `failures`: those of the instance whose place it takes."""
 
     member: Member
     phase: Phase
     reason: str
+    failures: int = 0
 
 
 @dataclass(frozen=True)
 class Advance:
     """Record a member's next phase. `new_body` starts a new incarnation; `answered` clears its request; `parked`
-    is the state in which a pool member is parked."""
+    is the state in which a pool member is parked; `is_repair` counts one more try."""
 
     member: Member
     phase: Phase
@@ -55,6 +56,34 @@ class Advance:
     new_body: bool = False
     answered: bool = False
     parked: PoolState | None = None
+    is_repair: bool = False
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Record that something is asked of a member because its services do not answer: one more try."""
+
+    member: Member
+    request: Request
+    reason: str
+
+
+@dataclass(frozen=True)
+class NoteHealth:
+    """Record since when a member's services do not answer (None: they do), and whether its failures are over."""
+
+    member: Member
+    unhealthy_since: float | None
+    is_well: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class NoteRestart:
+    """Record one more of the restarts that a member's setup performs."""
+
+    member: Member
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -127,8 +156,8 @@ class ConvergeBalancer:
     reason: str
 
 
-RecordStep = Admit | Claim | Advance | Retire | Settle | NotePool | ForgetSet
-Note = Settle | NotePool
+RecordStep = Admit | Claim | Advance | Repair | NoteHealth | NoteRestart | Retire | Settle | NotePool | ForgetSet
+Note = Settle | NotePool | NoteHealth
 """What is only told: nothing would be done to the world."""
 Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 
@@ -138,7 +167,7 @@ def set_of(step: Step) -> str:
     match step:
         case Admit() | Settle() | NotePool() | ForgetSet():
             return step.set_name
-        case Claim() | Advance() | Retire() | Effect() | Interrupt():
+        case Claim() | Advance() | Repair() | NoteHealth() | NoteRestart() | Retire() | Effect() | Interrupt():
             return step.member.set_name
         case _:
             return ""

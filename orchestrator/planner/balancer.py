@@ -39,7 +39,7 @@ def _frontend(
         protocol=endpoint.protocol,
         address=endpoint.address,
         listen=endpoint.listen,
-        check=_check(wanted, endpoint),
+        check=health_check(wanted, endpoint),
         servers=tuple(servers),
     )
 
@@ -63,7 +63,7 @@ def rotation_of(member: Member, wanted: ScaleSet, power: Power) -> Rotation | No
     return None
 
 
-def _check(wanted: ScaleSet, endpoint: Endpoint) -> HealthCheck:
+def health_check(wanted: ScaleSet, endpoint: Endpoint) -> HealthCheck:
     """HAProxy asks what readiness asks, where a readiness probe is on the same port."""
     for probe in wanted.spec.readiness:
         if probe.http is not None and probe.http.port == endpoint.port:

@@ -9,9 +9,10 @@ from orchestrator.lifecycle.table import ANSWER, CARRIES_TRAFFIC, TABLE, UNFINIS
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation
-from orchestrator.models.steps import Advance, Effect, EffectKind, Step
-from orchestrator.planner.backoff import RetryLimits, retry_at
+from orchestrator.models.steps import Advance, Effect, EffectKind, NoteRestart, Step
+from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, retry_at
 from orchestrator.planner.parking import PARKED_POWER, parked_state
+from orchestrator.planner.repair import gave_up
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,17 @@ def _create(view: MemberView) -> MemberPlan:
 
 
 def _provision(view: MemberView) -> MemberPlan:
-    return _effect(view, EffectKind.PROVISION, f"setting up {view.member.name}")
+    member, setup = view.member, view.wanted.spec.setup
+    if member.restarts >= setup.restarts:
+        return _effect(view, EffectKind.PROVISION, f"setting up {member.name}")
+    if view.sighting.rebooted:
+        words = f"restart {member.restarts + 1} of {setup.restarts} of the setup of {member.name}"
+        return MemberPlan((NoteRestart(member, words),))
+    deadline = member.phase_since + setup.timeout
+    missing = f"restart {member.restarts + 1} of {setup.restarts} that its setup performs"
+    if view.now >= deadline:
+        return _advance(view, Phase.FAILED, f"{member.name} did not come to {missing} in time")
+    return MemberPlan(waiting=f"{member.name} comes to {missing}", until=deadline)
 
 
 def _fail(view: MemberView) -> MemberPlan:
@@ -132,6 +143,9 @@ def _settle_in(view: MemberView) -> MemberPlan:
 
 
 def _start(view: MemberView) -> MemberPlan:
+    member = view.member
+    if view.sighting.power is Power.CRASHED and view.now >= member.phase_since + view.wanted.spec.setup.timeout:
+        return _advance(view, Phase.FAILED, f"machine of {member.name} crashes whenever it is started")
     return _effect(view, EffectKind.START, f"starting {view.member.name}")
 
 
@@ -180,6 +194,10 @@ def _keep(view: MemberView) -> MemberPlan:
 def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
         return _advance(view, Phase.STARTING, f"the guest of {view.member.name} restarts by itself")
+    return MemberPlan()
+
+
+def _repair(view: MemberView) -> MemberPlan:
     return MemberPlan()
 
 
@@ -241,6 +259,8 @@ def _clean(view: MemberView) -> MemberPlan:
 
 def _retry(view: MemberView) -> MemberPlan:
     member = view.member
+    if member.role is Role.INSTANCE and member.failures >= MAX_TRIES:
+        return MemberPlan(waiting=gave_up(member, member.reason), is_stuck=True)
     due = retry_at(member, view.limits)
     if view.now < due:
         return MemberPlan(waiting=f"{member.name} failed: {member.reason}", until=due, is_stuck=True)
@@ -263,6 +283,7 @@ _ACTIONS: dict[Action, Callable[[MemberView], MemberPlan]] = {
     Action.SWITCH_OFF: _switch_off,
     Action.STAY_OFF: _stay_off,
     Action.HEAL: _heal,
+    Action.REPAIR: _repair,
     Action.REBUILD: _rebuild,
     Action.DRAIN: _drain,
     Action.CONTINUE: _continue,

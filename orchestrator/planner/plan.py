@@ -29,6 +29,7 @@ from orchestrator.planner.member import MemberPlan, MemberView, plan_member
 from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
+from orchestrator.planner.repair import Moment, plan_repairs
 from orchestrator.planner.sizing import plan_sizes
 from orchestrator.planner.world import Desired, sighting_of
 
@@ -80,6 +81,34 @@ def _plan_set(
     wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
 ) -> tuple[list[Step], list[float]]:
     desired, observed, busy, now, balancer_matches = context
+    steps, waits = _plan_members(wanted, members, context)
+    powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
+    repairs = plan_repairs(
+        wanted, members, Moment(powers, frozenset(busy), observed.balancer, now, desired.limits)
+    )
+    steps += repairs.steps
+    waits += [MemberPlan(waiting=words, is_stuck=True) for words in repairs.waiting]
+    wakes = [wait.until for wait in waits if wait.until is not None] + repairs.wakes
+    sizing = plan_sizes(wanted, members, powers, frozenset(busy), placement, repairs.replaced)
+    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire)}
+    steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
+    steps += sizing.steps
+    change = note_pool(wanted, members, powers)
+    if change is not None:
+        steps.append(change)
+    if steps or any(member.name in busy for member in members):
+        return steps, wakes
+    if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
+        trouble = observed.balancer.trouble
+        waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
+    return _conclude(wanted, members, waits, sizing.stuck), wakes
+
+
+def _plan_members(
+    wanted: ScaleSet, members: list[Member], context: Context
+) -> tuple[list[Step], list[MemberPlan]]:
+    """Each by itself: steps, and what is waited for."""
+    desired, observed, busy, now, _ = context
     steps: list[Step] = []
     waits: list[MemberPlan] = []
     states = assign_states(wanted, pool_of(members))
@@ -95,21 +124,7 @@ def _plan_set(
         steps += outcome.steps
         if outcome.waiting:
             waits.append(outcome)
-    powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
-    sizing = plan_sizes(wanted, members, powers, frozenset(busy), placement)
-    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire)}
-    steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
-    steps += sizing.steps
-    change = note_pool(wanted, members, powers)
-    if change is not None:
-        steps.append(change)
-    if steps or any(member.name in busy for member in members):
-        return steps, [wait.until for wait in waits if wait.until is not None]
-    if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
-        trouble = observed.balancer.trouble
-        waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
-    steps = _conclude(wanted, members, waits, sizing.stuck)
-    return steps, [wait.until for wait in waits if wait.until is not None]
+    return steps, waits
 
 
 def _member_of(step: Step) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Retire, Step
+from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 
@@ -46,18 +47,25 @@ def plan_sizes(
     powers: Mapping[str, Power],
     busy: frozenset[str],
     placement: Placement,
+    repaired: list[tuple[Member, Step]],
 ) -> Sizing:
-    """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
+    """Steps for the size of the set and of its pool. Shrinking never waits for growing.
+
+    `repaired`: instances that a ready pool member is to take the place of, each with what is done without one.
+    """
     instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
     pool = pool_of(members)
     missing = wanted.wanted_instances - len(instances)
     if missing < 0:
-        steps: list[Step] = [_retire(wanted, member) for member in _superfluous(wanted, instances, -missing)]
+        gone = _superfluous(wanted, instances, -missing)
+        steps: list[Step] = [_retire(wanted, member) for member in gone]
+        steps += [step for member, step in repaired if member not in gone]
         refill, stuck = _plan_pool(wanted, pool, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
     if missing > 0:
-        return _grow(wanted, pool, missing, (powers, busy), placement)
-    swaps = _swap_failed(wanted, instances, pool, (powers, busy))
+        grown = _grow(wanted, pool, missing, (powers, busy), placement)
+        return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
+    swaps = _swap_broken(wanted, instances, _claimable(wanted, pool, (powers, busy)), repaired)
     if swaps:
         return Sizing(tuple(swaps))
     # What nobody can see is not being made: it holds up nothing.
@@ -67,25 +75,27 @@ def plan_sizes(
     return Sizing(tuple(steps), stuck)
 
 
-def _swap_failed(
+def _swap_broken(
     wanted: ScaleSet,
     instances: list[Member],
-    pool: list[Member],
-    state: tuple[Mapping[str, Power], frozenset[str]],
+    claimable: list[Member],
+    repaired: list[tuple[Member, Step]],
 ) -> list[Step]:
-    """A ready member takes the place of an instance that failed twice.
+    """A ready member takes the place of an instance that is to be replaced, or could not be made.
 
-    Once may be chance, and is tried again; and where the fault is in the services themselves (a claimed member
-    fails too), the pool is not used up faster than pauses pass.
+    A first failure may be chance, and is tried again. Failures go with the place: where the fault is in the
+    services themselves, the pool is not used up faster than pauses pass, and in the end it is given up.
     """
-    failed = [member for member in instances if member.phase is Phase.FAILED and member.failures >= _SWAP_AFTER]
+    enough = 1 if wanted.spec.repair.action == "replace" else _SWAP_AFTER
+    failed = [one for one in instances if one.phase is Phase.FAILED and enough <= one.failures < MAX_TRIES]
+    broken = [member for member, _ in repaired] + failed
     steps: list[Step] = []
-    for member, broken in zip(_claimable(wanted, pool, state), failed, strict=False):
-        steps.append(
-            Claim(member, Phase.STARTING, f"claimed {member.name} in place of {broken.name}, which failed")
-        )
-        steps.append(Retire(broken, f"{member.name} of the standby pool takes its place"))
-    return steps
+    for member, gone in zip(claimable, broken, strict=False):
+        words = f"claimed {member.name} in place of {gone.name}: {gone.reason.partition(chr(10))[0]}"
+        failures = gone.failures + (gone.phase is Phase.IN_SERVICE)
+        steps.append(Claim(member, Phase.STARTING, words, failures))
+        steps.append(Retire(gone, f"{member.name} of the standby pool takes its place"))
+    return steps + [step for _, step in repaired[len(claimable) :]]
 
 
 def _claimable(

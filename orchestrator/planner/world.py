@@ -11,10 +11,15 @@ from orchestrator.models.sightings import MachineSighting, Observed, Power
 
 @dataclass(frozen=True)
 class Limits:
-    """Installation-wide bounds. Pauses are seconds; `memory_ratio` is committed : physical memory of a host."""
+    """Installation-wide bounds. Pauses are seconds; `memory_ratio` is committed : physical memory of a host.
+
+    `repair_patience`: how long services are silent, at least, before an instance is repaired; those of a guest
+    that restarts by itself are silent, too.
+    """
 
     retry_pause: float = 30.0
     retry_pause_max: float = 600.0
+    repair_patience: float = 15.0
     memory_ratio: float = 1.0
 
 

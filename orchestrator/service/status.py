@@ -11,6 +11,7 @@ from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import Note, set_of
 from orchestrator.planner import Desired, plan
+from orchestrator.planner.repair import is_unhealthy
 from orchestrator.planner.world import sighting_of
 
 _POWERS = {Power.CRASHED: "stopped", Power.ABSENT: "stopped"}
@@ -28,6 +29,7 @@ def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: floa
         "converged": is_converged(wanted, desired, observed, now),
         "deleting": wanted.deleting,
         "reason": wanted.stuck,
+        **_health(rows),
         "instances": {"desired": wanted.wanted_instances, "in_service": len(serving)},
         "endpoints": [
             {"name": one.name, "address": one.address, "port": one.listen} for one in wanted.spec.endpoints
@@ -47,7 +49,9 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps
     about_set = [step for step in steps if not isinstance(step, Note) and set_of(step) == wanted.name]
-    return not about_set and all(member.phase in AT_REST for member in mine)
+    at_rest = all(member.phase in AT_REST for member in mine)
+    ill = any(is_unhealthy(wanted, member, observed.balancer) for member in mine)
+    return not about_set and at_rest and not ill
 
 
 def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observed) -> dict[str, Any]:
@@ -66,11 +70,30 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "model": member.model,
         "stale": member.model != wanted.model,
         "in_rotation": _in_rotation(member, wanted, observed),
+        "health": _member_health(member, wanted, power, observed),
+        "restarts": member.restarts,
         "reason": member.reason,
         "failures": member.failures,
         "created_at": member.created_at,
         "since": member.phase_since,
     }
+
+
+def _health(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """`health` and `health_reason` of the instances; the pool has its own."""
+    ill = [row for row in rows if row["role"] == "instance" and row["health"] != "healthy"]
+    words = "; ".join(f"{row['name']} is {row['health']}" for row in ill)
+    return {"health": "degraded" if ill else "healthy", "health_reason": words}
+
+
+def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Observed) -> str:
+    if member.phase is Phase.FAILED:
+        return "failed"
+    is_dead = power in (Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT)
+    serves = member.phase is Phase.IN_SERVICE and member.role is Role.INSTANCE
+    if serves and (is_dead or is_unhealthy(wanted, member, observed.balancer)):
+        return "unhealthy"
+    return "healthy"
 
 
 def _in_rotation(member: Member, wanted: ScaleSet, observed: Observed) -> bool:

@@ -8,4 +8,8 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE sets ADD COLUMN pool_level VARCHAR(16) DEFAULT 'never filled' NOT NULL",
         "ALTER TABLE sets ADD COLUMN pool_degraded BOOLEAN DEFAULT FALSE NOT NULL",
     ),
+    2: (
+        "ALTER TABLE members ADD COLUMN restarts INTEGER DEFAULT 0 NOT NULL",
+        "ALTER TABLE members ADD COLUMN unhealthy_since FLOAT",
+    ),
 }

@@ -7,6 +7,7 @@ row matches and the result is dropped: the next look plans again from what is tr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
@@ -21,16 +22,20 @@ from orchestrator.models.steps import (
     Claim,
     EffectKind,
     ForgetSet,
+    NoteHealth,
     NotePool,
+    NoteRestart,
     RecordStep,
+    Repair,
     Retire,
     Settle,
 )
+from orchestrator.planner.backoff import MAX_TRIES
+from orchestrator.planner.repair import gave_up
 from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
 
 KEPT_EVENTS = 20_000
-_HEALTHY = frozenset({Phase.IN_SERVICE, Phase.STANDBY})
 
 
 class Recorder:
@@ -48,24 +53,19 @@ class Recorder:
             match step:
                 case Admit():
                     return self._admit(connection, step)
-                case Claim():
-                    values = {"role": Role.INSTANCE.value, "phase": step.phase.value}
-                    return self._change(connection, step.member, step.reason, "claim_served", values)
                 case Advance():
                     return self._advance(connection, step)
-                case Retire():
-                    values = {"request": Request.REMOVE.value}
-                    return self._change(connection, step.member, step.reason, "retired", values)
+                case NoteHealth():
+                    return self._note_health(connection, step)
                 case NotePool():
                     return self._note_pool(connection, step)
                 case Settle():
                     return self._settle(connection, step)
                 case ForgetSet():
-                    model = select(sets.c.model).where(sets.c.name == step.set_name).scalar_subquery()
-                    connection.execute(delete(facts).where(facts.c.key == "setup_seconds:" + model))
-                    connection.execute(delete(sets).where(sets.c.name == step.set_name))
-                    self._note(connection, step.set_name, "", "set_deleted", step.reason)
-                    return True
+                    return self._forget_set(connection, step)
+                case _:
+                    kind, values = _plain_change(step)
+                    return self._change(connection, step.member, step.reason, kind, values)
 
     def succeeded(self, member: Member, kind: EffectKind, reason: str) -> bool:
         """Record what a finished effect made of its member."""
@@ -81,7 +81,7 @@ class Recorder:
                 values["request"] = None
             if following is not member.phase:
                 values |= {"phase": following.value, "phase_since": self._store.now()}
-                values |= {"failures": 0} if following in _HEALTHY else {}
+                values |= {"failures": 0} if following is Phase.STANDBY else {}
             if not values:
                 return True
             return self._change(connection, member, f"{reason}: done", following.value, values)
@@ -90,7 +90,10 @@ class Recorder:
         """Record that a machine is no good; it is removed and tried again after a pause."""
         values = {"phase": Phase.FAILED.value, "failures": member.failures + 1}
         with self._store.database.write() as connection:
-            return self._change(connection, member, reason, "failed", values)
+            done = self._change(connection, member, reason, "failed", values)
+            if done:
+                self._note_end(connection, member, member.failures + 1, reason)
+            return done
 
     def complained(self, member: Member, reason: str) -> None:
         """Record a failure that leaves the phase as it is; the same one twice is one event."""
@@ -156,6 +159,7 @@ class Recorder:
                 "model": row.model,
                 "image_digest": self._image_digest(connection, row),
                 "parked": None,
+                "restarts": 0,
             }
         if step.phase is Phase.IN_SERVICE:
             values["parked"] = None
@@ -163,11 +167,32 @@ class Recorder:
             values["parked"] = step.parked.value
         if step.answered:
             values["request"] = None
-        if step.phase is Phase.FAILED:
+        if step.phase is Phase.FAILED or step.is_repair:
             values["failures"] = step.member.failures + 1
-        if step.phase in _HEALTHY:
+        if step.phase is Phase.STANDBY:
             values["failures"] = 0
-        return self._change(connection, step.member, step.reason, step.phase.value, values)
+        done = self._change(connection, step.member, step.reason, step.phase.value, values)
+        if done and step.phase is Phase.FAILED:
+            self._note_end(connection, step.member, step.member.failures + 1, step.reason)
+        return done
+
+    def _note_health(self, connection: Connection, step: NoteHealth) -> bool:
+        member, is_unhealthy = step.member, step.unhealthy_since is not None
+        values: dict[str, Any] = {"unhealthy_since": step.unhealthy_since}
+        if step.is_well:
+            values["failures"] = 0
+        kind = "unhealthy" if is_unhealthy else "healthy"
+        done = self._change(connection, member, step.reason, kind, values)
+        if done and is_unhealthy:
+            self._note_end(connection, member, member.failures, step.reason)
+        return done
+
+    def _note_end(self, connection: Connection, member: Member, failures: int, reason: str) -> None:
+        """Say once that an instance is given up (row D4)."""
+        if member.role is Role.INSTANCE and failures >= MAX_TRIES:
+            words = gave_up(replace(member, failures=failures), reason)
+            again = f"once the cause is mended: understudy reimage {member.set_name}/{member.name}"
+            self._note(connection, member.set_name, member.name, "gave_up", f"{words}\n{again}")
 
     def _note_pool(self, connection: Connection, step: NotePool) -> bool:
         values = {"pool_level": step.condition.level.value, "pool_degraded": step.condition.is_degraded}
@@ -175,6 +200,13 @@ class Recorder:
         for kind, words in step.events if done.rowcount else ():
             self._note(connection, step.set_name, "", kind, words)
         return bool(done.rowcount)
+
+    def _forget_set(self, connection: Connection, step: ForgetSet) -> bool:
+        model = select(sets.c.model).where(sets.c.name == step.set_name).scalar_subquery()
+        connection.execute(delete(facts).where(facts.c.key == "setup_seconds:" + model))
+        connection.execute(delete(sets).where(sets.c.name == step.set_name))
+        self._note(connection, step.set_name, "", "set_deleted", step.reason)
+        return True
 
     def _settle(self, connection: Connection, step: Settle) -> bool:
         done = connection.execute(
@@ -192,7 +224,7 @@ class Recorder:
         self, connection: Connection, member: Member, reason: str, kind: str, values: dict[str, Any]
     ) -> bool:
         if "phase" in values:
-            values = {"phase_since": self._store.now(), **values}
+            values = {"phase_since": self._store.now(), "unhealthy_since": None, **values}
         done = connection.execute(update(members).where(_as_planned(member)).values(reason=reason, **values))
         if done.rowcount:
             self._note(connection, member.set_name, member.name, kind, reason)
@@ -202,6 +234,20 @@ class Recorder:
         connection.execute(
             insert(events).values(at=self._store.now(), set_name=set_name, member=member, kind=kind, reason=reason)
         )
+
+
+def _plain_change(step: Claim | Repair | NoteRestart | Retire) -> tuple[str, dict[str, Any]]:
+    """(kind of event, columns) of a step that changes one member and nothing else."""
+    match step:
+        case Claim():
+            role, phase = Role.INSTANCE.value, step.phase.value
+            return "claim_served", {"role": role, "phase": phase, "failures": step.failures}
+        case Repair():
+            return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
+        case NoteRestart():
+            return "setup_restart", {"restarts": step.member.restarts + 1}
+        case Retire():
+            return "retired", {"request": Request.REMOVE.value}
 
 
 def _as_planned(member: Member) -> ColumnElement[bool]:

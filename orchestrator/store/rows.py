@@ -70,6 +70,8 @@ def read_member(row: Any) -> Member:
         created_at=row.created_at,
         phase_since=row.phase_since,
         parked=PoolState(row.parked) if row.parked else None,
+        restarts=row.restarts,
+        unhealthy_since=row.unhealthy_since,
     )
 
 

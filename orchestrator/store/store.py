@@ -17,6 +17,7 @@ from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.events import Event
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.store.database import Database
 from orchestrator.store.rows import read_event, read_image, read_member, read_set, read_spec
 from orchestrator.store.tables import events, facts, images, leases, members, sets
@@ -161,7 +162,9 @@ class Store:
         reason = f"{wish.value} was asked for"
         with self.database.write() as connection:
             connection.execute(
-                update(members).where(members.c.name == member.name).values(request=wish.value, reason=reason)
+                update(members)
+                .where(members.c.name == member.name)
+                .values(request=wish.value, reason=reason, failures=0)
             )
             values: dict[str, Any] = {"generation": sets.c.generation + 1}
             if fewer:
@@ -188,9 +191,11 @@ class Store:
             self._due_at_once(connection, name)
 
     def _due_at_once(self, connection: Connection, set_name: str) -> None:
-        """Failed members need not sit out their pause: the operator has spoken."""
+        """Failed members need not sit out their pause, and nobody is given up: the operator has spoken."""
         failed = (members.c.set_name == set_name) & (members.c.phase == Phase.FAILED.value)
         connection.execute(update(members).where(failed).values(phase_since=0.0))
+        given_up = (members.c.set_name == set_name) & (members.c.failures >= MAX_TRIES)
+        connection.execute(update(members).where(given_up).values(failures=0))
 
     # ---- events and facts --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 2  # a new one needs its entry in `migrations`
+SCHEMA_VERSION = 3  # a new one needs its entry in `migrations`
 
 metadata = MetaData()
 
@@ -64,6 +64,8 @@ members = Table(
     Column("created_at", Float, nullable=False),
     Column("phase_since", Float, nullable=False),
     Column("parked", String(16), nullable=True),
+    Column("restarts", Integer, nullable=False, default=0),
+    Column("unhealthy_since", Float, nullable=True),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,7 +134,9 @@ def test_a_failed_machine_is_tried_again_after_its_pause_and_not_before(tmp_path
         assert site.only().phase is Phase.FAILED
         site.clock.advance(1)
         site.settle()
-        assert (site.only().phase, site.only().incarnation, site.only().failures) == (Phase.IN_SERVICE, 2, 0)
+        assert (site.only().phase, site.only().incarnation, site.only().failures) == (Phase.IN_SERVICE, 2, 1)
+        site.clock.advance(300)
+        site.turn_until(lambda: site.only().failures == 0, "its failures are over")
 
 
 def test_pauses_grow_while_setup_keeps_failing(tmp_path: Path) -> None:
@@ -538,4 +541,60 @@ def test_a_controller_takes_over_when_the_other_ones_lease_runs_out(site: Site) 
             assert time.monotonic() < give_up, site.picture()
             looked.wait(0.05)
             looked.clear()
+    assert site.only().phase is Phase.IN_SERVICE
+
+
+# ---- repairs -------------------------------------------------------------------------------------------------
+
+PROBED: dict[str, Any] = {"readiness": [{"http": {"port": 80}, "interval": "1s", "failures": 3}]}
+
+
+def test_an_instance_whose_services_stop_answering_is_restarted(site: Site) -> None:
+    site.apply(instances=2, repair={"grace": "10s"}, **PROBED)
+    site.settle()
+    ill = site.instances()[0]
+    site.clock.advance(11)
+    site.balancer.down.add(ill.name)
+    site.turn_until(lambda: site.member(ill.name).unhealthy_since is not None)
+    assert site.journal.count("shut_down_machine") == 0
+    site.clock.advance(15)
+    site.turn_until(lambda: site.phase(ill.name) is Phase.STARTING, "it is restarted")
+    site.balancer.down.clear()
+    site.turn_until(lambda: site.phase(ill.name) is Phase.IN_SERVICE, "it serves again")
+    assert (site.member(ill.name).incarnation, site.host.machines[domain(ill.name)].boots) == (1, 2)
+    assert "does not pass its readiness checks; restarting it" in site.events("repairing")[0]
+
+
+def test_repairs_end_with_one_message_and_the_operators_word_begins_them_again(site: Site) -> None:
+    site.apply(instances=1, repair={"grace": "0s"}, **PROBED)
+    site.settle()
+    name = site.only().name
+    site.balancer.down.add(name)
+    for tries in range(1, 6):
+        site.turn_until(lambda: site.member(name).unhealthy_since is not None, "it is seen to be ill")
+        site.clock.advance(700)
+        site.turn_until(lambda tries=tries: site.member(name).failures == tries, f"repair {tries}")  # type: ignore[misc]
+        site.turn_until(lambda: site.phase(name) is Phase.IN_SERVICE and site.member(name).request is None)
+    site.turn_until(lambda: site.member(name).unhealthy_since is not None)
+    site.clock.advance(700)
+    assert site.settle_stuck() == f"gave up on {name} after 5 tries: {name} does not pass its readiness checks"
+    assert len(site.events("gave_up")) == 1
+    site.balancer.down.clear()
+    site.apply(instances=1, repair={"grace": "0s"}, **PROBED)
+    site.settle()
+    assert site.only().failures == 0
+
+
+def test_a_setup_that_restarts_gets_no_traffic_before_its_last_restart(site: Site) -> None:
+    site.apply(instances=1, setup={"restarts": 2})
+    site.turn_until(lambda: bool(site.members()) and site.only().phase is Phase.PROVISIONING)
+    name = site.only().name
+    for _ in range(2):
+        for _ in range(3):
+            site.controller.turn()
+        assert (site.phase(name), site.balancer.rotation(Rotation.READY)) == (Phase.PROVISIONING, set())
+        site.host.reboot(domain(name))
+        before = site.only().restarts
+        site.turn_until(lambda before=before: site.only().restarts == before + 1)  # type: ignore[misc]
+    site.settle()
     assert site.only().phase is Phase.IN_SERVICE

@@ -159,15 +159,9 @@ def test_an_instance_in_service_is_left_alone() -> None:
     assert plan_for(member()) == MemberPlan()
 
 
-@pytest.mark.parametrize("power", [Power.STOPPED, Power.CRASHED])
-def test_an_instance_that_is_off_is_started_again_with_its_disks(power: Power) -> None:
-    step = only_advance(plan_for(member(), power))
-    assert (step.phase, step.new_body) == (Phase.STARTING, False)
-
-
-def test_an_instance_whose_machine_vanished_gets_a_new_one_from_the_image() -> None:
-    step = only_advance(plan_for(member(), Power.ABSENT))
-    assert (step.phase, step.new_body) == (Phase.CREATING, True)
+@pytest.mark.parametrize("power", [Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT])
+def test_an_instance_in_service_whose_machine_died_is_left_to_repairs(power: Power) -> None:
+    assert plan_for(member(), power) == MemberPlan()
 
 
 def test_a_guest_that_restarts_by_itself_waits_for_its_services_again() -> None:
@@ -346,10 +340,6 @@ def test_a_change_of_state_goes_through_running(
     assert only_advance(plan_for(parked_member, power, wanted)).phase is phase
 
 
-def test_an_instance_found_hibernated_is_started_again() -> None:
-    assert only_advance(plan_for(member(), Power.HIBERNATED)).phase is Phase.STARTING
-
-
 # ---- stop and start ------------------------------------------------------------------------------------------
 
 
@@ -378,7 +368,7 @@ def test_a_stop_waits_until_a_machine_is_set_up(phase: Phase) -> None:
     assert kind in (EffectKind.CREATE, EffectKind.PROVISION)
 
 
-@pytest.mark.parametrize("phase", [Phase.IN_SERVICE, Phase.READY, Phase.STARTING])
+@pytest.mark.parametrize("phase", [Phase.READY, Phase.STARTING])
 def test_whoever_hibernated_a_machine_its_guest_is_told_the_time_after(phase: Phase) -> None:
     made = plan_for(member(phase=phase), Power.HIBERNATED)
     if phase is Phase.STARTING:

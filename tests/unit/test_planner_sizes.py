@@ -282,7 +282,7 @@ def test_a_ready_member_takes_the_place_of_an_instance_that_failed_twice() -> No
     steps = steps_for(wanted, [fine, replace(failed, failures=2), *spares(wanted, 2)])
     assert (claimed(steps), retired(steps)) == (["web-00101"], ["web-00002"])
     (claim,) = (step for step in steps if isinstance(step, Claim))
-    assert claim.reason == "claimed web-00101 in place of web-00002, which failed"
+    assert claim.reason == "claimed web-00101 in place of web-00002: web-00002 is here"
 
 
 def test_a_pool_that_was_given_up_is_removed() -> None:

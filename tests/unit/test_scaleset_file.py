@@ -119,10 +119,8 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(
         ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),
         ("drives", "drives: [{name: data, size: 1GiB, mount: /mnt/data}]\n"),
         ("zones", "zones: [a, b]\n"),
-        ("repair", "repair: {action: replace}\n"),
         ("update", "update: {max_surge: 1}\n"),
         ("hooks", 'hooks: {on_claim: ["true"]}\n'),
-        ("restarts", "setup: {restarts: 1}\n"),
     ],
 )
 def test_a_published_key_that_is_not_acted_on_yet_is_refused_rather_than_ignored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 import threading
@@ -57,7 +58,7 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp
     before = storage.store.snapshot()
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        for table, column in (("members", "parked"), ("sets", "pool_level"), ("sets", "pool_degraded")):
+        for table, column in added_since_the_first_version():
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
     connection.close()
@@ -69,6 +70,13 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp
         version = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
     connection.close()
     assert version == (str(SCHEMA_VERSION),)
+
+
+def added_since_the_first_version() -> list[tuple[str, str]]:
+    """(table, column) of every migration."""
+    statements = [statement for version in MIGRATIONS.values() for statement in version]
+    found = [re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .*", statement) for statement in statements]
+    return [(match[1], match[2]) for match in found if match is not None]
 
 
 def test_no_store_is_changed_under_an_older_controller(storage: Storage, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.models.naming import machine_mac
-from orchestrator.models.steps import Advance, Claim, Effect, EffectKind, ForgetSet, Retire, Settle
+from orchestrator.models.steps import (
+    Advance,
+    Claim,
+    Effect,
+    EffectKind,
+    ForgetSet,
+    NoteHealth,
+    Repair,
+    Retire,
+    Settle,
+)
 from orchestrator.store.records import KEPT_EVENTS
 from orchestrator.store.tables import events, members
 from tests.builders import NOW, make_member, make_spec, see_host, see_world
@@ -185,7 +195,10 @@ def test_failures_count_up_until_a_member_is_healthy(storage: Storage) -> None:
         member = storage.member(member.name)
         assert member.failures == count
     assert storage.put(member, Phase.PROVISIONING, Phase.READY).failures == 3
-    assert storage.put(storage.member(member.name), Phase.IN_SERVICE).failures == 0
+    served = storage.put(storage.member(member.name), Phase.IN_SERVICE)
+    assert served.failures == 3
+    assert storage.recorder.perform(NoteHealth(served, None, True, "it served for a while"))
+    assert storage.member(member.name).failures == 0
 
 
 def test_a_planned_failure_counts_too(storage: Storage) -> None:
@@ -375,3 +388,41 @@ def _insert(storage: Storage, member: Member) -> None:
     with storage.store.database.write() as connection:
         connection.execute(delete(members))
         connection.execute(insert(members).values(**values))
+
+
+# ---- repairs -------------------------------------------------------------------------------------------------
+
+
+def test_a_repair_asks_and_counts(storage: Storage) -> None:
+    storage.declare()
+    serving = storage.put(storage.admit(), Phase.PROVISIONING, Phase.READY, Phase.IN_SERVICE)
+    ill = NoteHealth(serving, NOW, False, "it does not answer")
+    assert storage.recorder.perform(ill)
+    assert storage.recorder.perform(Repair(storage.member(serving.name), Request.RESTART, "restarting it"))
+    asked = storage.member(serving.name)
+    assert (asked.request, asked.failures, asked.unhealthy_since) == (Request.RESTART, 1, NOW)
+    assert storage.put(asked, Phase.STARTING).unhealthy_since is None
+
+
+def test_giving_up_is_said_once_and_with_the_way_out(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    for _ in range(5):
+        storage.recorder.failed(storage.member(member.name), "no net\nconsole: panic")
+        storage.recorder.perform(Advance(storage.member(member.name), Phase.CREATING, "again", new_body=True))
+    (said,) = [event.reason for event in storage.store.list_events("web") if event.kind == "gave_up"]
+    assert said.splitlines()[0] == "gave up on web-00001 after 5 tries: no net"
+    assert "understudy reimage web/web-00001" in said
+
+
+def test_the_operators_word_counts_for_who_was_given_up(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    for _ in range(5):
+        failed = storage.member(member.name)
+        storage.recorder.failed(failed, "no net")
+        if storage.member(member.name).failures < 5:
+            storage.recorder.perform(Advance(storage.member(member.name), Phase.CREATING, "again", new_body=True))
+    assert storage.member(member.name).failures == 5
+    storage.store.touch_set("web")
+    assert storage.member(member.name).failures == 0

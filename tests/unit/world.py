@@ -30,10 +30,13 @@ from orchestrator.models.steps import (
     EffectKind,
     ForgetSet,
     Interrupt,
+    NoteHealth,
     NotePool,
+    NoteRestart,
     Plan,
     RecordStep,
     RemoveLeak,
+    Repair,
     Retire,
     Settle,
     Step,
@@ -43,7 +46,6 @@ from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.world import sighting_of
 from tests.builders import INSTALLATION, NOW, PREFIX
 
-HEALTHY = frozenset({Phase.IN_SERVICE, Phase.STANDBY})
 LONGEST_LOOK = 5.0  # seconds that pass when there is nothing to do; the loop's safety net is of that size
 
 
@@ -107,12 +109,25 @@ def record(world: World, step: RecordStep) -> World:
             return replace(world, sets={**world.sets, step.set_name: told})
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
-        case Claim():
-            return _change(world, step.member, reason=step.reason, role=Role.INSTANCE, phase=step.phase)
-        case Retire():
-            return _change(world, step.member, reason=step.reason, request=Request.REMOVE)
         case Advance():
             return _change(world, step.member, reason=step.reason, **_advanced(world, step))
+        case _:
+            return _change(world, step.member, reason=step.reason, **_changed(step))
+
+
+def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire) -> dict[str, object]:
+    match step:
+        case Claim():
+            return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures}
+        case Repair():
+            return {"request": step.request, "failures": step.member.failures + 1}
+        case NoteHealth():
+            failures = 0 if step.is_well else step.member.failures
+            return {"unhealthy_since": step.unhealthy_since, "failures": failures}
+        case NoteRestart():
+            return {"restarts": step.member.restarts + 1}
+        case Retire():
+            return {"request": Request.REMOVE}
 
 
 def record_success(world: World, effect: Effect) -> World:
@@ -128,7 +143,7 @@ def record_success(world: World, effect: Effect) -> World:
         fields["request"] = None
     if following is not member.phase:
         fields["phase"] = following
-    if following is not member.phase and following in HEALTHY:
+    if following is not member.phase and following is Phase.STANDBY:
         fields["failures"] = 0
     return _change(world, member, reason=effect.reason, **fields) if fields else world
 
@@ -168,15 +183,16 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["model"] = wanted.model
         fields["image_digest"] = wanted.image.digest
         fields["parked"] = None
+        fields["restarts"] = 0
     if step.phase is Phase.IN_SERVICE:
         fields["parked"] = None
     if step.parked is not None:
         fields["parked"] = step.parked
     if step.answered:
         fields["request"] = None
-    if step.phase is Phase.FAILED:
+    if step.phase is Phase.FAILED or step.is_repair:
         fields["failures"] = step.member.failures + 1
-    if step.phase in HEALTHY:
+    if step.phase is Phase.STANDBY:
         fields["failures"] = 0
     return fields
 
@@ -185,7 +201,7 @@ def _change(world: World, planned: Member, **fields: object) -> World:
     if not _is_as_planned(world, planned):
         return world
     if "phase" in fields:
-        fields["phase_since"] = world.now
+        fields |= {"phase_since": world.now, "unhealthy_since": None}
     changed = replace(world.members[planned.name], **fields)  # type: ignore[arg-type]
     return replace(world, members={**world.members, planned.name: changed})
 

@@ -60,6 +60,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
         endpoints=endpoints,
         standby=pool,
         scale_in={"policy": draw(st.sampled_from(["balanced", "newest", "oldest"]))},
+        repair={"action": draw(st.sampled_from(["restart", "reimage", "replace"])), "grace": "8s"},
     )
     return make_set(
         spec,
@@ -85,7 +86,8 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         incarnation=draw(st.integers(1, 3)),
         model=draw(st.sampled_from([wanted.model, wanted.model, OLD_MODEL])),
         request=draw(st.sampled_from(requests_of(role, phase))),
-        failures=draw(st.integers(0, 4)) if phase is not Phase.FAILED else draw(st.integers(1, 5)),
+        failures=draw(st.integers(0, 2)) if phase is not Phase.FAILED else draw(st.integers(1, 2)),
+        unhealthy_since=draw(st.sampled_from([None, NOW - 5.0])) if phase is Phase.IN_SERVICE else None,
         created_at=NOW - draw(st.integers(0, 5)) * 100.0,
         phase_since=NOW - draw(st.sampled_from([0.0, 10.0, 1000.0])),
         parked=draw(st.sampled_from([None, *PoolState])) if role is Role.STANDBY else None,

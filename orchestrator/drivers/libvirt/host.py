@@ -43,7 +43,6 @@ _UNDEFINE = (
 _UNDEFINE_TPM = getattr(libvirt, "VIR_DOMAIN_UNDEFINE_TPM", 0)
 # Never wait for a job on one machine while looking at all of them.
 _LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-_OFF_BY_FAULT = (libvirt.VIR_DOMAIN_SHUTOFF_CRASHED, libvirt.VIR_DOMAIN_SHUTOFF_FAILED)
 _RESUME_TRIES = 3  # what keeps a guest from going on where it was may pass: memory is short, a lock is held
 _AGENT_SECONDS = 5  # an agent that takes longer is none
 _NO_AGENT = (
@@ -365,7 +364,8 @@ def _power(state: int, reason: int) -> Power:
     if state in (libvirt.VIR_DOMAIN_CRASHED,):
         return Power.CRASHED
     if state == libvirt.VIR_DOMAIN_SHUTOFF:
-        return Power.CRASHED if reason in _OFF_BY_FAULT else Power.STOPPED
+        # A machine that could not be started (SHUTOFF_FAILED) is off: nothing in it went wrong.
+        return Power.CRASHED if reason == libvirt.VIR_DOMAIN_SHUTOFF_CRASHED else Power.STOPPED
     return Power.RUNNING
 
 

@@ -1,0 +1,163 @@
+"""Instances in service whose machine died or whose services stopped answering (rows A10, D4).
+
+HAProxy judges the services: it asks what readiness asks, and `failures` times. What is restarted, made anew or
+replaced here was ready before; a machine that never gets there is the life cycle's matter (`failed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.naming import backend_name
+from orchestrator.models.sightings import BalancerSighting, Power, Rotation
+from orchestrator.models.steps import Advance, NoteHealth, Repair, Step
+from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
+from orchestrator.planner.balancer import health_check
+
+_DEAD = frozenset({Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT})
+
+
+@dataclass
+class Repairs:
+    """`replaced`: whom a ready pool member is to take the place of; without one, the step given is what is done.
+
+    `waiting` says what only time or the operator can help with, `wakes` (epoch seconds) when to look again.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    replaced: list[tuple[Member, Step]] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    wakes: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What repairs are judged by, beside the records."""
+
+    powers: Mapping[str, Power]
+    busy: frozenset[str]
+    balancer: BalancerSighting
+    now: float
+    limits: RetryLimits
+
+
+def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs:
+    """What to do about the instances of one set that do not serve although they should."""
+    made = Repairs()
+    if wanted.deleting:
+        return made
+    instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
+    room = _room(wanted, instances)
+    for member in sorted(instances, key=lambda one: (one.unhealthy_since or at.now, one.name)):
+        if member.phase is not Phase.IN_SERVICE or member.request is not None or member.name in at.busy:
+            continue
+        power = at.powers[member.name]
+        if power in _DEAD:
+            _revive(wanted, member, power, at, made)
+        elif power is Power.RUNNING and at.balancer.running:
+            room -= _judge(wanted, member, at, made, room)
+    return made
+
+
+def _room(wanted: ScaleSet, instances: list[Member]) -> int:
+    """How many more may go out of service for a repair now."""
+    allowed = max(len(instances) * wanted.spec.repair.max_unhealthy // 100, 1)
+    away = (Phase.IN_SERVICE, Phase.STOPPED)
+    return allowed - sum(member.phase not in away or member.request is not None for member in instances)
+
+
+def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Repairs) -> None:
+    """Its machine is off or gone: nobody loses by a repair, so `grace` and `max_unhealthy` do not count."""
+    action = wanted.spec.repair.action
+    trouble = f"machine of {member.name} is {power.value}"
+    if action == "none":
+        made.waiting.append(f"{trouble}, and repair is off")
+        return
+    if not _is_due(member, member.phase_since, at, made, trouble):
+        return
+    if power is Power.ABSENT or (power is Power.CRASHED and action != "restart"):
+        reason = f"{trouble}; making a new one from the image"
+        anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
+        _replace_or(wanted, member, anew, made)
+    else:
+        # A guest goes on with the time at which it was hibernated, whoever did it: remember that.
+        parked = PoolState.HIBERNATED if power is Power.HIBERNATED else None
+        reason = f"{trouble}; starting it again"
+        made.steps.append(Advance(member, Phase.STARTING, reason, parked=parked, is_repair=True))
+
+
+def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
+    """Its machine runs: do its services answer? 1 if it goes out of service for a repair."""
+    spec, since = wanted.spec, member.unhealthy_since
+    if not is_unhealthy(wanted, member, at.balancer):
+        _note_well(wanted, member, at, made)
+        return 0
+    trouble = f"{member.name} does not pass its readiness checks"
+    if since is None:
+        made.steps.append(NoteHealth(member, at.now, False, trouble))
+        return 0
+    checks = [health_check(wanted, endpoint) for endpoint in spec.endpoints]
+    sure = since + max(at.limits.repair_patience, *(check.interval * check.failures for check in checks))
+    if at.now < sure:
+        made.wakes.append(sure)
+        return 0
+    if spec.repair.action == "none":
+        made.waiting.append(f"{trouble}, and repair is off")
+        return 0
+    if not _is_due(member, member.phase_since + spec.repair.grace, at, made, trouble):
+        return 0
+    if room <= 0:
+        made.waiting.append(f"{trouble}; as many as max_unhealthy allows are being repaired already")
+        return 0
+    request = Request.RESTART if spec.repair.action == "restart" else Request.REIMAGE
+    verb = "restarting" if request is Request.RESTART else "reimaging"
+    _replace_or(wanted, member, Repair(member, request, f"{trouble}; {verb} it"), made)
+    return 1
+
+
+def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> None:
+    well_at = member.phase_since + max(wanted.spec.repair.grace, 0.0)
+    is_well = member.failures > 0 and at.now >= well_at
+    if member.unhealthy_since is not None or is_well:
+        words = f"{member.name} passes its readiness checks"
+        made.steps.append(NoteHealth(member, None, is_well, words))
+    elif member.failures > 0:
+        made.wakes.append(well_at)
+
+
+def _is_due(member: Member, earliest: float, at: Moment, made: Repairs, trouble: str) -> bool:
+    """False while it has to wait, or where it has been tried often enough."""
+    if member.failures >= MAX_TRIES:
+        made.waiting.append(gave_up(member, trouble))
+        return False
+    pause = pause_after(member.failures, at.limits) if member.failures else 0.0
+    due = max(earliest, member.phase_since + pause)
+    if at.now < due:
+        made.waiting.append(f"{trouble}; it is given time before the next try")
+        made.wakes.append(due)
+        return False
+    return True
+
+
+def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> None:
+    if wanted.spec.repair.action == "replace":
+        made.replaced.append((member, step))
+    else:
+        made.steps.append(step)
+
+
+def gave_up(member: Member, trouble: str) -> str:
+    """The one message of row D4."""
+    first_line = trouble.partition("\n")[0]
+    return f"gave up on {member.name} after {member.failures} tries: {first_line}"
+
+
+def is_unhealthy(wanted: ScaleSet, member: Member, balancer: BalancerSighting) -> bool:
+    """HAProxy would send it requests, but finds that it does not answer."""
+    seen = [
+        balancer.servers.get((backend_name(wanted.name, endpoint.name), member.name))
+        for endpoint in wanted.spec.endpoints
+    ]
+    return any(server is not None and server.state is Rotation.READY and not server.is_up for server in seen)

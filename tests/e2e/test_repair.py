@@ -1,0 +1,180 @@
+"""Repair on real guests: machines that die, services that stop, guests that hang, setups that fail (A10, D4), and
+setups that restart (A5, A6)."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.installation import Installation, installation, wait_until
+from tests.support.specs import web_set
+
+pytestmark = pytest.mark.guest
+
+LIMITS = 'retry_pause = "200ms"\nrepair_patience = "1s"\nshutdown_timeout = "3s"\n'
+REPAIR = "repair: {{action: {action}, grace: 1s}}\n"
+BACK = 90  # seconds for a guest to be back in service
+
+
+def web_of(made: Installation, action: str = "restart", **fields: Any) -> str:
+    text = web_set(made, more=REPAIR.format(action=action), **fields)
+    return text.replace("interval: 1s, failures: 3", "interval: 200ms, failures: 3")
+
+
+@pytest.fixture(scope="module")
+def web(micro_image: Path) -> Iterator[Installation]:
+    """One instance that is repaired by a restart, under a running controller."""
+    with installation() as made:
+        made.configure(limits=LIMITS)
+        made.run("image", "add", "micro", str(micro_image))
+        made.write("web.yaml", web_of(made, instances=1))
+        made.run("apply", str(made.root / "web.yaml"))
+        with made.serving():
+            yield made
+
+
+def in_guest(on: Installation, command: str) -> None:
+    """The guest may go down under it: how the command ends does not matter."""
+    row = on.members("instance")[0]
+    subprocess.run(
+        on.command("ssh", f"web/{row['name']}", "--", command), capture_output=True, timeout=60, check=False
+    )
+
+
+def kill_qemu(on: Installation, row: dict[str, Any]) -> None:
+    (pid,) = subprocess.run(
+        ["pgrep", "-f", f"guest={row['domain']},"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    subprocess.run(["kill", "-9", pid], check=True)
+
+
+def destroy_domain(on: Installation, row: dict[str, Any]) -> None:
+    subprocess.run(["virsh", "-q", "-c", on.uri, "destroy", row["domain"]], check=True, capture_output=True)
+
+
+def panic(on: Installation, row: dict[str, Any]) -> None:
+    in_guest(on, "(sleep 0.2; echo c > /proc/sysrq-trigger) >/dev/null 2>&1 &")
+
+
+def hang(on: Installation, row: dict[str, Any]) -> None:
+    """The kernel stops without a word to the hypervisor: its panic driver is gone before."""
+    in_guest(on, "rmmod pvpanic_mmio pvpanic; (sleep 0.2; echo c > /proc/sysrq-trigger) >/dev/null 2>&1 &")
+
+
+def stop_service(on: Installation, row: dict[str, Any]) -> None:
+    in_guest(on, "killall httpd")
+
+
+@pytest.mark.parametrize("fault", [kill_qemu, destroy_domain, panic, stop_service, hang])
+def test_an_instance_that_stops_serving_is_restarted_with_its_disk(web: Installation, fault: Any) -> None:
+    (row,) = web.members("instance")
+    boots = len(web.fetch("/boots").split())
+    fault(web, row)
+    wait_until(lambda: web.fetch() == "", 30, f"{fault.__name__} is felt")
+    wait_until(lambda: len(web.fetch("/boots").split()) == boots + 1, BACK, f"it is back after {fault.__name__}")
+    wait_until(lambda: web.status()["converged"], 20, "the set is as declared")
+    (after,) = web.members("instance")
+    assert (after["name"], after["incarnation"], after["address"]) == (row["name"], 1, row["address"])
+    wait_until(lambda: web.members("instance")[0]["failures"] == 0, 10, "what is well for a while is well")
+
+
+def test_a_machine_that_vanished_is_made_anew(web: Installation) -> None:
+    (row,) = web.members("instance")
+    destroy_domain(web, row)
+    subprocess.run(["virsh", "-q", "-c", web.uri, "undefine", row["domain"]], check=False, capture_output=True)
+    wait_until(lambda: web.members("instance")[0]["incarnation"] == 2, 20, "a new machine is begun")
+    wait_until(lambda: web.fetch("/boots") == "boot", BACK, "it serves, with a new disk")
+
+
+def test_an_instance_that_does_not_answer_is_replaced_from_the_pool_where_that_is_declared(
+    web: Installation,
+) -> None:
+    web.write("replace.yaml", web_of(web, action="replace", instances=1, standby="{state: stopped, max_ready: 2}"))
+    web.run("apply", str(web.root / "replace.yaml"))
+    (broken,), (spare,) = web.members("instance"), web.members("standby")
+    wait_until(lambda: web.members("instance")[0]["failures"] == 0, 10, "it is well")
+    stop_service(web, broken)
+    wait_until(lambda: [row["name"] for row in web.members("instance")] == [spare["name"]], 30, "it is claimed")
+    wait_until(lambda: web.fetch() == spare["name"], BACK, "it serves")
+    wait_until(lambda: web.status()["standby"]["ready"] == 1, BACK, "the pool is filled again")
+    assert f"claimed {spare['name']} in place of {broken['name']}" in web.run("events", "web")
+
+
+def test_a_setup_that_always_fails_is_given_up_and_a_change_begins_anew(web: Installation) -> None:
+    good = web_of(web, instances=1, name="api", port=8081)
+    bad = good.replace("    #!/bin/sh\n", "    #!/bin/sh\n    exit 7\n", 1)
+    assert bad != good
+    web.write("api.yaml", bad)
+    web.run("apply", str(web.root / "api.yaml"), expect=1)
+    wait_until(lambda: "gave up on api-" in web.run("events", "api"), 240, "it is given up")
+    status = web.status("api")
+    assert (status["health"], status["members"][0]["failures"]) == ("degraded", 5)
+    assert "gave up on api-" in status["reason"]
+    assert (
+        web.run("events", "api").count("gave up on") == 2
+    )  # once of the instance, once of what the set waits for
+    web.write("api.yaml", good)
+    web.run("apply", str(web.root / "api.yaml"))
+    assert web.fetch(port=8081).startswith("api-")
+    web.run("delete", "api")
+
+
+RESTARTING = """\
+#!/bin/sh
+mkdir -p /srv/www /etc/boot.d
+cat > /etc/boot.d/50-web <<'END'
+#!/bin/sh
+echo boot >> /srv/www/boots
+cp /srv/www/boots /srv/www/index.html
+httpd -p 80 -h /srv/www
+[ "$(grep -c boot /srv/www/boots)" -gt 1 ] || (sleep 2; sync; reboot) >/dev/null 2>&1 &
+END
+chmod +x /etc/boot.d/50-web
+"""
+
+
+def test_an_instance_whose_setup_restarts_gets_no_request_before_its_second_boot(web: Installation) -> None:
+    text = web_of(web, instances=1, name="api", port=8081, user_data=RESTARTING)
+    web.write("api.yaml", text.replace("setup:\n", "setup:\n  restarts: 1\n"))
+    answers: list[str] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.wait(0.1):
+            answer = web.fetch(port=8081, seconds=2)
+            if answer:
+                answers.append(answer)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        web.run("apply", str(web.root / "api.yaml"))
+        wait_until(lambda: len(answers) >= 3, 10, "it answers")
+    finally:
+        done.set()
+        client.join()
+    assert set(answers) == {"boot\nboot"}
+    assert "restart 1 of 1 of the setup" in web.run("events", "api")
+    assert requests_to(web, "api.http") == len(answers)
+    web.run("delete", "api")
+
+
+def requests_to(on: Installation, backend: str) -> int:
+    """Requests that HAProxy counted for the servers of a backend."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(on.root / "haproxy" / "stats.sock"))
+        connection.sendall(b"show stat json\n")
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    total = 0
+    for entry in json.loads(said):
+        values = {field["field"]["name"]: field["value"]["value"] for field in entry}
+        if values["pxname"] == backend and values["svname"] not in ("FRONTEND", "BACKEND"):
+            total += int(values["stot"])
+    return total

@@ -1,0 +1,321 @@
+"""What is done about instances that were in service and do not serve any more, by example."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.sightings import Power, Rotation
+from orchestrator.models.steps import Advance, Claim, NoteHealth, NoteRestart, Plan, Repair, Retire, Settle, Step
+from orchestrator.planner import Limits, plan
+from orchestrator.planner.backoff import MAX_TRIES
+from orchestrator.planner.member import MemberPlan, MemberView, plan_member
+from orchestrator.planner.repair import Moment, Repairs, plan_repairs
+from tests.builders import (
+    NOW,
+    make_member,
+    make_members,
+    make_set,
+    make_spec,
+    see_balancer,
+    see_host,
+    see_machine,
+    see_server,
+    see_world,
+    wish,
+)
+
+READINESS = [{"http": {"port": 80}, "interval": "2s", "failures": 3}]
+SURE = 15.0  # seconds; the time of three checks is shorter than the patience
+
+
+def web(action: str = "restart", instances: int = 2, **fields: Any) -> ScaleSet:
+    repair = {"action": action, "grace": "1min", **fields.pop("repair", {})}
+    return make_set(make_spec(instances=instances, readiness=READINESS, repair=repair, **fields))
+
+
+def long_ill(wanted: ScaleSet, suffix: str = "00001", **fields: Any) -> Member:
+    return make_member(wanted, suffix, **{"unhealthy_since": NOW - SURE, **fields})
+
+
+def repairs(wanted: ScaleSet, *members: Member, power: Power = Power.RUNNING, now: float = NOW) -> Repairs:
+    """Of these members, none of which answers."""
+    servers = {one.name: see_server(is_up=False) for one in members}
+    powers = {one.name: power for one in members}
+    moment = Moment(powers, frozenset(), see_balancer(wanted, servers), now, Limits())
+    return plan_repairs(wanted, list(members), moment)
+
+
+def plan_all(wanted: ScaleSet, members: list[Member], ill: set[str]) -> Plan:
+    """The whole plan; members in the pool are stopped."""
+    machines = [
+        see_machine(one, Power.STOPPED if one.role is Role.STANDBY else Power.RUNNING)
+        for one in members
+        if one.phase is not Phase.FAILED
+    ]
+    servers = {one.name: see_server(is_up=one.name not in ill) for one in members if one.role is Role.INSTANCE}
+    world = see_world(see_host(*machines), balancer=see_balancer(wanted, servers))
+    return plan(wish(wanted, members=members), world, {}, NOW)
+
+
+def plan_alone(
+    wanted: ScaleSet, member: Member, power: Power = Power.RUNNING, rebooted: bool = False
+) -> MemberPlan:
+    seen = see_machine(member, power, rebooted=rebooted)
+    return plan_member(MemberView(member, wanted, seen, see_balancer(wanted), NOW, Limits(), PoolState.STOPPED))
+
+
+def only(made: Repairs) -> Step:
+    (step,) = made.steps
+    return step
+
+
+# ---- machines that died --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("power", [Power.STOPPED, Power.CRASHED, Power.HIBERNATED])
+def test_a_machine_that_is_off_is_started_again_with_its_disks(power: Power) -> None:
+    wanted = web()
+    step = only(repairs(wanted, make_member(wanted), power=power))
+    assert isinstance(step, Advance)
+    assert (step.phase, step.new_body, step.is_repair) == (Phase.STARTING, False, True)
+    assert step.parked is (PoolState.HIBERNATED if power is Power.HIBERNATED else None)
+
+
+@pytest.mark.parametrize("action", ["restart", "reimage"])
+def test_a_machine_that_vanished_is_made_anew_from_the_image(action: str) -> None:
+    wanted = web(action)
+    step = only(repairs(wanted, make_member(wanted), power=Power.ABSENT))
+    assert isinstance(step, Advance)
+    assert (step.phase, step.new_body) == (Phase.CREATING, True)
+
+
+def test_a_crash_costs_the_disk_only_where_that_is_declared() -> None:
+    for action, anew in (("restart", False), ("reimage", True)):
+        wanted = web(action)
+        step = only(repairs(wanted, make_member(wanted), power=Power.CRASHED))
+        assert isinstance(step, Advance)
+        assert step.new_body is anew
+
+
+def test_a_machine_that_its_guest_switched_off_keeps_its_disk_whatever_is_declared() -> None:
+    for action in ("restart", "reimage", "replace"):
+        wanted = web(action)
+        step = only(repairs(wanted, make_member(wanted), power=Power.STOPPED))
+        assert isinstance(step, Advance)
+        assert step.phase is Phase.STARTING
+
+
+def test_machines_that_died_together_come_back_together() -> None:
+    wanted = web(instances=10)
+    made = repairs(wanted, *make_members(wanted, 10, phase_since=NOW), power=Power.STOPPED)
+    assert len(made.steps) == 10
+
+
+def test_a_machine_that_dies_again_and_again_is_given_growing_pauses() -> None:
+    wanted = web()
+    again = make_member(wanted, failures=2, phase_since=NOW)
+    made = repairs(wanted, again, power=Power.CRASHED, now=NOW + 59)
+    assert (made.steps, made.wakes) == ([], [NOW + 60])
+    assert len(repairs(wanted, again, power=Power.CRASHED, now=NOW + 60).steps) == 1
+
+
+@pytest.mark.parametrize("power", [Power.CRASHED, Power.RUNNING])
+def test_in_the_end_it_is_given_up_with_one_message(power: Power) -> None:
+    wanted = web()
+    made = repairs(wanted, long_ill(wanted, failures=MAX_TRIES, phase_since=NOW - 10_000), power=power)
+    assert made.steps == []
+    assert "gave up on web-00001 after 5 tries: " in made.waiting[0]
+
+
+@pytest.mark.parametrize("power", [Power.CRASHED, Power.ABSENT, Power.RUNNING])
+def test_nothing_is_repaired_where_repair_is_off(power: Power) -> None:
+    wanted = web("none")
+    made = repairs(wanted, long_ill(wanted), power=power)
+    assert made.steps == []
+    assert "repair is off" in made.waiting[0]
+
+
+def test_a_silent_host_says_nothing_about_its_machines() -> None:
+    wanted = web()
+    assert repairs(wanted, long_ill(wanted), power=Power.UNKNOWN) == Repairs()
+
+
+# ---- services that do not answer -----------------------------------------------------------------------------
+
+
+def test_services_that_stop_answering_are_noted_first() -> None:
+    wanted = web()
+    step = only(repairs(wanted, make_member(wanted)))
+    assert isinstance(step, NoteHealth)
+    assert (step.unhealthy_since, step.is_well) == (NOW, False)
+
+
+def test_nothing_is_done_before_that_many_checks_failed() -> None:
+    wanted = web()
+    made = repairs(wanted, long_ill(wanted), now=NOW - 0.1)
+    assert (made.steps, made.waiting, made.wakes) == ([], [], [NOW])
+
+
+@pytest.mark.parametrize(("action", "request_"), [("restart", Request.RESTART), ("reimage", Request.REIMAGE)])
+def test_then_it_is_repaired_as_declared(action: str, request_: Request) -> None:
+    wanted = web(action)
+    step = only(repairs(wanted, long_ill(wanted)))
+    assert isinstance(step, Repair)
+    assert step.request is request_
+
+
+def test_an_instance_that_has_just_entered_service_is_given_grace() -> None:
+    wanted = web()
+    made = repairs(wanted, long_ill(wanted, phase_since=NOW - 59))
+    assert (made.steps, made.wakes) == ([], [NOW + 1])
+    assert len(repairs(wanted, long_ill(wanted, phase_since=NOW - 60)).steps) == 1
+
+
+def test_services_that_answer_again_are_noted() -> None:
+    wanted = web()
+    ill = long_ill(wanted, failures=1, phase_since=NOW - 59)
+    moment = Moment({ill.name: Power.RUNNING}, frozenset(), see_balancer(wanted), NOW, Limits())
+    step = only(plan_repairs(wanted, [ill], moment))
+    assert isinstance(step, NoteHealth)
+    assert (step.unhealthy_since, step.is_well) == (None, False)
+
+
+def test_failures_are_over_once_an_instance_served_for_its_grace() -> None:
+    wanted = web()
+    once = make_member(wanted, failures=3, phase_since=NOW - 59)
+    moment = Moment({once.name: Power.RUNNING}, frozenset(), see_balancer(wanted), NOW, Limits())
+    assert plan_repairs(wanted, [once], moment).wakes == [NOW + 1]
+    step = only(plan_repairs(wanted, [once], replace(moment, now=NOW + 1)))
+    assert isinstance(step, NoteHealth)
+    assert step.is_well
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"request": Request.REIMAGE},
+        {"phase": Phase.STOPPED},
+        {"phase": Phase.STARTING},
+        {"phase": Phase.DRAINING},
+        {"role": Role.STANDBY, "phase": Phase.STANDBY},
+    ],
+)
+def test_who_is_not_expected_to_serve_is_not_repaired(fields: dict[str, Any]) -> None:
+    wanted = web()
+    assert repairs(wanted, long_ill(wanted, **fields)) == Repairs()
+
+
+def test_a_server_that_is_not_in_rotation_says_nothing_about_its_guest() -> None:
+    wanted = web()
+    member = make_member(wanted)
+    seen = see_balancer(wanted, {member.name: see_server(Rotation.MAINT, is_up=False)})
+    moment = Moment({member.name: Power.RUNNING}, frozenset(), seen, NOW, Limits())
+    assert plan_repairs(wanted, [member], moment) == Repairs()
+
+
+@pytest.mark.parametrize(
+    ("instances", "share", "at_once"),
+    [(10, "20%", 2), (10, "35%", 3), (4, "20%", 1), (2, "100%", 2), (1, "1%", 1)],
+)
+def test_not_more_are_repaired_at_once_than_max_unhealthy(instances: int, share: str, at_once: int) -> None:
+    wanted = web(instances=instances, repair={"max_unhealthy": share})
+    ill = [long_ill(wanted, f"{number:05}") for number in range(1, instances + 1)]
+    made = repairs(wanted, *ill)
+    assert len(made.steps) == at_once
+    away = [replace(one, phase=Phase.STARTING) for one in ill[:at_once]]
+    assert repairs(wanted, *away, *ill[at_once:]).steps == []
+
+
+# ---- replacement from the pool -------------------------------------------------------------------------------
+
+
+def replacing() -> tuple[ScaleSet, list[Member], list[Member]]:
+    pool = {"state": "stopped", "max_ready": 4}
+    wanted = web("replace", standby=pool)
+    spares = make_members(wanted, 2, 101, role=Role.STANDBY, phase=Phase.STANDBY)
+    return wanted, [make_member(wanted), long_ill(wanted, "00002", failures=1)], spares
+
+
+def test_a_ready_member_of_the_pool_takes_the_place_and_the_failures() -> None:
+    wanted, instances, spares = replacing()
+    steps = plan_all(wanted, [*instances, *spares], {"web-00002"}).steps
+    (claim,) = (step for step in steps if isinstance(step, Claim))
+    assert (claim.member.name, claim.failures) == ("web-00101", 2)
+    assert [step.member.name for step in steps if isinstance(step, Retire)] == ["web-00002"]
+    assert not any(isinstance(step, Repair) for step in steps)
+
+
+def test_without_one_it_is_made_anew() -> None:
+    wanted, instances, _ = replacing()
+    steps = plan_all(wanted, instances, {"web-00002"}).steps
+    assert [(step.member.name, step.request) for step in steps if isinstance(step, Repair)] == [
+        ("web-00002", Request.REIMAGE)
+    ]
+
+
+def test_one_failure_is_enough_to_be_replaced_and_too_many_use_up_no_pool() -> None:
+    wanted, instances, spares = replacing()
+    for failures, replaced in ((1, True), (MAX_TRIES - 1, True), (MAX_TRIES, False)):
+        failed = replace(instances[1], phase=Phase.FAILED, failures=failures, unhealthy_since=None)
+        steps = plan_all(wanted, [instances[0], failed, *spares], set()).steps
+        assert any(isinstance(step, Claim) for step in steps) is replaced
+
+
+# ---- giving up -----------------------------------------------------------------------------------------------
+
+
+def test_an_instance_that_cannot_be_made_is_given_up_but_the_pool_never_is() -> None:
+    wanted = make_set(make_spec(instances=1, standby={"max_ready": 2}))
+    failed = make_member(wanted, phase=Phase.FAILED, failures=MAX_TRIES, phase_since=0.0, reason="no net\nconsole")
+    for role, is_given_up in ((Role.INSTANCE, True), (Role.STANDBY, False)):
+        made = plan_alone(wanted, replace(failed, role=role), Power.ABSENT)
+        assert (made.steps == ()) is is_given_up
+        if is_given_up:
+            assert (made.waiting, made.until) == ("gave up on web-00001 after 5 tries: no net", None)
+
+
+def test_a_set_with_an_instance_given_up_says_so_and_waits() -> None:
+    wanted = make_set(make_spec(instances=1, endpoints=[]))
+    member = make_member(wanted, phase=Phase.FAILED, failures=MAX_TRIES, reason="no net")
+    made = plan(wish(wanted, members=[member]), see_world(see_host()), {}, NOW)
+    (step,) = (step for step in made.steps if isinstance(step, Settle))
+    assert step.stuck == "gave up on web-00001 after 5 tries: no net"
+    assert made.wake_at is None
+
+
+# ---- restarts that belong to setup ---------------------------------------------------------------------------
+
+
+def setting_up(restarts: int, counted: int, rebooted: bool, since: float = NOW - 10) -> tuple[Any, Any]:
+    wanted = make_set(make_spec(setup={"restarts": restarts, "timeout": "1min"}))
+    member = make_member(wanted, phase=Phase.PROVISIONING, restarts=counted, phase_since=since)
+    made = plan_alone(wanted, member, rebooted=rebooted)
+    return made, made.steps[0] if made.steps else None
+
+
+def test_setup_is_not_over_before_its_last_restart() -> None:
+    made, step = setting_up(restarts=2, counted=1, rebooted=False)
+    assert (step, made.until) == (None, NOW + 50)
+    assert "restart 2 of 2" in made.waiting
+    _, step = setting_up(restarts=2, counted=1, rebooted=True)
+    assert isinstance(step, NoteRestart)
+    _, step = setting_up(restarts=2, counted=2, rebooted=True)
+    assert step.kind == "provision"
+
+
+def test_a_setup_that_does_not_restart_as_declared_fails_in_time() -> None:
+    _, step = setting_up(restarts=1, counted=0, rebooted=False, since=NOW - 60)
+    assert isinstance(step, Advance)
+    assert step.phase is Phase.FAILED
+    assert "restart 1 of 1" in step.reason
+
+
+def test_a_machine_that_crashes_at_every_start_is_not_started_for_ever() -> None:
+    wanted = make_set(make_spec(setup={"timeout": "1min"}))
+    for age, phase in ((59, None), (60, Phase.FAILED)):
+        member = make_member(wanted, phase=Phase.STARTING, phase_since=NOW - age)
+        assert getattr(plan_alone(wanted, member, Power.CRASHED).steps[0], "phase", None) is phase
