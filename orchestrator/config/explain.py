@@ -11,6 +11,31 @@ from pydantic import BaseModel, ValidationError
 # Keys of the published scale set file that this version does not act on: refused rather than ignored.
 NOT_YET = {"local_storage", "drives", "zones", "update", "hooks"}
 
+# Keys of similar services that cannot mean here what they mean there (row B15): key -> why, and what to do.
+_SPOT = "machines here are never preempted, and a pool of preemptible ones would be no reserve: leave the key out"
+_ONE_DOMAIN = "a set has one fault domain in each zone; spread it with 'zones'"
+_ONE_PLACE = "a pool is where its set is, and belongs to who owns it: leave the key out"
+_FLEXIBLE = (
+    "sets are flexible: instances are named and live one by one; a uniform set has no pool. Leave the key out"
+)
+ELSEWHERE = {
+    "spot": _SPOT,
+    "preemptible": _SPOT,
+    "priority": _SPOT,
+    "eviction_policy": _SPOT,
+    "fault_domains": _ONE_DOMAIN,
+    "fault_domain_count": _ONE_DOMAIN,
+    "platform_fault_domain_count": _ONE_DOMAIN,
+    "region": _ONE_PLACE,
+    "location": _ONE_PLACE,
+    "host_group": _ONE_PLACE,
+    "owner": _ONE_PLACE,
+    "subscription": _ONE_PLACE,
+    "orchestration": _FLEXIBLE,
+    "orchestration_mode": _FLEXIBLE,
+    "standby_pools": "a set has one standby pool: 'standby', in several states by a mix of percentages",
+}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -42,6 +67,8 @@ def _unknown_key(where: tuple[str | int, ...], model: type[BaseModel]) -> str:
     key = str(where[-1])
     if key in NOT_YET:
         return f"key {key!r} is not supported by this version"
+    if key in ELSEWHERE:
+        return f"key {key!r} is refused: {ELSEWHERE[key]}"
     known = _keys_at(model, where[:-1])
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if nearest:

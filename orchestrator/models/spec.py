@@ -159,6 +159,13 @@ class StandbySpec(_Part):
     max_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)]
     min_ready: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pool(cls, value: object) -> object:
+        if isinstance(value, list):
+            raise ValueError("a set has one standby pool; for several states give one pool a mix of percentages")
+        return value
+
     @field_validator("state", mode="before")
     @classmethod
     def _a_state_or_a_mix(cls, state: object) -> object:

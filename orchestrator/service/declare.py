@@ -151,7 +151,7 @@ def _check_endpoints(
                 raise Conflict(
                     f"set {spec.name!r}: endpoint {endpoint.name!r} wants {endpoint.address}:{endpoint.listen}, "
                     f"which belongs to set {other.name!r}",
-                    "choose another 'listen' port or 'address'",
+                    _way_out(spec, other.spec, is_new=current is None),
                 )
         if (endpoint.address, endpoint.listen) in mine:
             continue
@@ -162,6 +162,15 @@ def _check_endpoints(
                 f"{endpoint.address}:{endpoint.listen}: {why}",
                 f"choose another port, or see who holds it: ss -ltnp 'sport = :{endpoint.listen}'",
             )
+
+
+def _way_out(spec: ScaleSetSpec, other: ScaleSetSpec, is_new: bool) -> str:
+    if is_new and spec.endpoints == other.endpoints:
+        return (
+            f"a set keeps its name; if {spec.name!r} is {other.name!r} by another name: "
+            f"understudy delete {other.name}, then apply again; else choose another 'listen' port or 'address'"
+        )
+    return "choose another 'listen' port or 'address'"
 
 
 def preview(

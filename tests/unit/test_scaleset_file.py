@@ -114,6 +114,26 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("machine: {priority: spot}\n", "'priority' is refused: machines here are never preempted"),
+        ("spot: true\n", "'spot' is refused: machines here are never preempted"),
+        ("fault_domains: 3\n", "'fault_domains' is refused: a set has one fault domain in each zone"),
+        ("standby: {max_ready: 1, region: north}\n", "'region' is refused: a pool is where its set is"),
+        ("standby: {max_ready: 1, owner: anne}\n", "'owner' is refused: a pool is where its set is"),
+        ("orchestration: uniform\n", "'orchestration' is refused: sets are flexible"),
+        ("standby: [{max_ready: 1}, {max_ready: 2}]\n", "standby: a set has one standby pool"),
+        ("standby: {max_ready: 1}\nstandby: {max_ready: 2}\n", "key 'standby' is given twice"),
+        ("standby_pools: []\n", "'standby_pools' is refused: a set has one standby pool"),
+    ],
+)
+def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    assert expected in complaint(tmp_path, HEAD + text)
+
+
+@pytest.mark.parametrize(
     ("key", "text"),
     [
         ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),

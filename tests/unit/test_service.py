@@ -129,8 +129,11 @@ def test_a_set_that_has_its_firmware_can_be_made_smaller_where_that_is_no_more(s
 
 def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
-    with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'"):
+    with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'") as renamed:
         declare.apply(storage.store, make_spec(name="api"), around())
+    assert renamed.value.fix.startswith(
+        "a set keeps its name; if 'api' is 'web' by another name: understudy delete"
+    )
     assert [one.name for one in storage.store.snapshot().sets] == ["web"]
 
 
