@@ -16,7 +16,7 @@ from orchestrator.errors import GuestError, HostError
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
-from orchestrator.models.spec import SSH_PORT
+from orchestrator.models.spec import SSH_PORT, Probe
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.ports.clock import Clock, Identities
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
@@ -77,6 +77,11 @@ class Executor:
     def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled) -> None:
         """Raises UnderstudyError; Interrupted once `cancelled` says so."""
         self._effects[effect.kind](effect.member, wanted, cancelled)
+
+    def ask_probe(self, member: Member, probe: Probe, seconds: float, cancelled: Cancelled) -> None:
+        """Raises NeverReady, GuestError or Interrupted unless the probe passes within that time."""
+        patience = Patience(self._world.clock.monotonic() + seconds, cancelled)
+        self._await_probe(member, probe, patience)
 
     def remove_leak(self, host: str, domain: str) -> None:
         self._host(host).destroy_machine(domain)
@@ -166,8 +171,11 @@ class Executor:
             # service look alike until the guest is seen to answer.
             self._world.guest.await_ssh(where, patience)
         for probe in wanted.spec.readiness:
-            port = reachable_port(member.address, probe.port) if probe.port is not None else 0
-            self._world.guest.await_answer(probe, where, port, patience)
+            self._await_probe(member, probe, patience)
+
+    def _await_probe(self, member: Member, probe: Probe, patience: Patience) -> None:
+        port = reachable_port(member.address, probe.port) if probe.port is not None else 0
+        self._world.guest.await_answer(probe, self.guest_address(member), port, patience)
 
     def guest_address(self, member: Member) -> GuestAddress:
         """Where the member's SSH is, and the key it must show."""

@@ -75,7 +75,8 @@ class BalancerSighting:
 
 @dataclass(frozen=True)
 class Observed:
-    """The world at one moment."""
+    """The world at one moment. `silent`: members that do not pass a readiness probe the balancer does not ask."""
 
     hosts: Mapping[str, HostSighting]
     balancer: BalancerSighting
+    silent: frozenset[str] = frozenset()

@@ -83,9 +83,7 @@ def _plan_set(
     desired, observed, busy, now, balancer_matches = context
     steps, waits = _plan_members(wanted, members, context)
     powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
-    repairs = plan_repairs(
-        wanted, members, Moment(powers, frozenset(busy), observed.balancer, now, desired.limits)
-    )
+    repairs = plan_repairs(wanted, members, Moment(powers, frozenset(busy), observed, now, desired.limits))
     steps += repairs.steps
     waits += [MemberPlan(waiting=words, is_stuck=True) for words in repairs.waiting]
     wakes = [wait.until for wait in waits if wait.until is not None] + repairs.wakes

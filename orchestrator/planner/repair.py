@@ -1,6 +1,7 @@
 """Instances in service whose machine died or whose services stopped answering (rows A10, D4).
 
-HAProxy judges the services: it asks what readiness asks, and `failures` times. What is restarted, made anew or
+HAProxy judges the services: it asks what readiness asks, and `failures` times; what it cannot ask is asked beside
+the loop. What is restarted, made anew or
 replaced here was ready before; a machine that never gets there is the life cycle's matter (`failed`).
 """
 
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name
-from orchestrator.models.sightings import BalancerSighting, Power, Rotation
+from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.spec import Probe, ScaleSetSpec
 from orchestrator.models.steps import Advance, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check
@@ -38,7 +40,7 @@ class Moment:
 
     powers: Mapping[str, Power]
     busy: frozenset[str]
-    balancer: BalancerSighting
+    observed: Observed
     now: float
     limits: RetryLimits
 
@@ -56,7 +58,7 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
         power = at.powers[member.name]
         if power in _DEAD:
             _revive(wanted, member, power, at, made)
-        elif power is Power.RUNNING and at.balancer.running:
+        elif power is Power.RUNNING and _is_seen(wanted, member, at.observed):
             room -= _judge(wanted, member, at, made, room)
     return made
 
@@ -66,6 +68,11 @@ def _room(wanted: ScaleSet, instances: list[Member]) -> int:
     allowed = max(len(instances) * wanted.spec.repair.max_unhealthy // 100, 1)
     away = (Phase.IN_SERVICE, Phase.STOPPED)
     return allowed - sum(member.phase not in away or member.request is not None for member in instances)
+
+
+def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
+    """A balancer that does not run says nothing about its servers."""
+    return observed.balancer.running or not wanted.spec.endpoints or member.name in observed.silent
 
 
 def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Repairs) -> None:
@@ -91,7 +98,7 @@ def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Re
 def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
     """Its machine runs: do its services answer? 1 if it goes out of service for a repair."""
     spec, since = wanted.spec, member.unhealthy_since
-    if not is_unhealthy(wanted, member, at.balancer):
+    if not is_unhealthy(wanted, member, at.observed):
         _note_well(wanted, member, at, made)
         return 0
     trouble = f"{member.name} does not pass its readiness checks"
@@ -99,7 +106,7 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
         made.steps.append(NoteHealth(member, at.now, False, trouble))
         return 0
     checks = [health_check(wanted, endpoint) for endpoint in spec.endpoints]
-    sure = since + max(at.limits.repair_patience, *(check.interval * check.failures for check in checks))
+    sure = since + max([at.limits.repair_patience, *(check.interval * check.failures for check in checks)])
     if at.now < sure:
         made.wakes.append(sure)
         return 0
@@ -154,10 +161,24 @@ def gave_up(member: Member, trouble: str) -> str:
     return f"gave up on {member.name} after {member.failures} tries: {first_line}"
 
 
-def is_unhealthy(wanted: ScaleSet, member: Member, balancer: BalancerSighting) -> bool:
-    """HAProxy would send it requests, but finds that it does not answer."""
+def is_unhealthy(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
+    """HAProxy would send it requests, but finds that it does not answer; or it fails a probe of another kind."""
+    if member.name in observed.silent:
+        return True
     seen = [
-        balancer.servers.get((backend_name(wanted.name, endpoint.name), member.name))
+        observed.balancer.servers.get((backend_name(wanted.name, endpoint.name), member.name))
         for endpoint in wanted.spec.endpoints
     ]
     return any(server is not None and server.state is Rotation.READY and not server.is_up for server in seen)
+
+
+def probes_to_watch(spec: ScaleSetSpec) -> tuple[Probe, ...]:
+    """Readiness probes that HAProxy does not ask: commands, ports behind no endpoint, a second one on a port."""
+    asked = {endpoint.port for endpoint in spec.endpoints}
+    rest = []
+    for probe in spec.readiness:
+        if probe.port in asked:
+            asked.discard(probe.port)
+        else:
+            rest.append(probe)
+    return tuple(rest)

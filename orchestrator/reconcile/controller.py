@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from orchestrator.apply.executor import Executor
 from orchestrator.errors import BalancerError, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.lifecycle.table import FATAL
-from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Observed
 from orchestrator.models.steps import (
     Advance,
@@ -31,10 +31,12 @@ from orchestrator.planner import Desired, Limits, plan
 from orchestrator.ports.balancer import Balancer
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.reconcile.readiness_watch import ReadinessWatch
 from orchestrator.reconcile.workers import Work, Workers
 from orchestrator.store import Lease, Store
 from orchestrator.store.lease import LEASE_TTL
 from orchestrator.store.records import Recorder
+from orchestrator.store.store import Snapshot
 
 log = logging.getLogger("understudy.controller")
 
@@ -66,6 +68,7 @@ class Controller:
         self._addresses = addresses
         self._prefix = prefix
         self._workers = Workers(parallel, len(parts.hosts))
+        self._watch = ReadinessWatch(parts.executor.ask_probe, parts.clock, self.wake)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._suspects: frozenset[tuple[str, str]] = frozenset()
@@ -103,6 +106,7 @@ class Controller:
                     self._wake.wait(pause)
         finally:
             self._stopping.set()
+            self._watch.stop()
             self._workers.stop()
             self._release()
 
@@ -126,7 +130,7 @@ class Controller:
         # record is planned upon, and the world is seen after the records that describe it.
         busy = self._workers.busy()
         snapshot = self._parts.store.snapshot()
-        observed = self._observe()
+        observed = self._observe(snapshot)
         now = self._parts.clock.now()
         desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses)
         wanted = plan(desired, observed, busy, now, self._suspects)
@@ -140,10 +144,16 @@ class Controller:
             return min(max(wanted.wake_at - now, 0.001), SAFETY_NET)
         return SAFETY_NET
 
-    def _observe(self) -> Observed:
+    def _observe(self, snapshot: Snapshot) -> Observed:
         sightings = {name: host.observe() for name, host in self._parts.hosts.items()}
         balancer = replace(self._parts.balancer.observe(), trouble=self._balancer_trouble)
-        return Observed(sightings, balancer)
+        sets = {one.name: one for one in snapshot.sets}
+        serving = [
+            (sets[one.set_name], one)
+            for one in snapshot.members
+            if one.phase is Phase.IN_SERVICE and one.role is Role.INSTANCE and one.request is None
+        ]
+        return Observed(sightings, balancer, self._watch.look(serving))
 
     def _perform(self, step: Step, sets: Mapping[str, ScaleSet]) -> bool:
         """True if the store or the balancer changed, so that another look is due at once."""

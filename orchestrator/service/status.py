@@ -50,7 +50,7 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     steps = plan(alone, observed, {}, now).steps
     about_set = [step for step in steps if not isinstance(step, Note) and set_of(step) == wanted.name]
     at_rest = all(member.phase in AT_REST for member in mine)
-    ill = any(is_unhealthy(wanted, member, observed.balancer) for member in mine)
+    ill = any(one.unhealthy_since is not None or is_unhealthy(wanted, one, observed) for one in mine)
     return not about_set and at_rest and not ill
 
 
@@ -91,7 +91,8 @@ def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Obs
         return "failed"
     is_dead = power in (Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT)
     serves = member.phase is Phase.IN_SERVICE and member.role is Role.INSTANCE
-    if serves and (is_dead or is_unhealthy(wanted, member, observed.balancer)):
+    is_ill = member.unhealthy_since is not None or is_unhealthy(wanted, member, observed)
+    if serves and (is_dead or is_ill):
         return "unhealthy"
     return "healthy"
 
@@ -112,7 +113,12 @@ def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]
     reserve = [row for row in rows if row["role"] == Role.STANDBY.value]
     if pool is None and not reserve:
         return None
-    failed = [member for member in members if member.role is Role.STANDBY and member.phase is Phase.FAILED]
+    # What failed and is tried again has not recovered before it is there.
+    spares = [member for member in members if member.role is Role.STANDBY]
+    failed = sorted(
+        (one for one in spares if one.phase is Phase.FAILED or (wanted.pool.is_degraded and one.failures)),
+        key=lambda one: one.phase is not Phase.FAILED,
+    )
     zones: dict[str, Counter[str]] = {}
     for row in reserve:
         zones.setdefault(row["zone"], Counter())[pool_state_of(row)] += 1

@@ -34,7 +34,8 @@ def web(micro_image: Path) -> Iterator[Installation]:
     with installation() as made:
         made.configure(limits=LIMITS)
         made.run("image", "add", "micro", str(micro_image))
-        made.write("web.yaml", web_of(made, instances=1))
+        probe = "  - {command: test ! -e /run/ill, failures: 1}\n"
+        made.write("web.yaml", web_of(made, instances=1).replace("readiness:\n", f"readiness:\n{probe}"))
         made.run("apply", str(made.root / "web.yaml"))
         with made.serving():
             yield made
@@ -72,7 +73,12 @@ def stop_service(on: Installation, row: dict[str, Any]) -> None:
     in_guest(on, "killall httpd")
 
 
-@pytest.mark.parametrize("fault", [kill_qemu, destroy_domain, panic, stop_service, hang])
+def fail_command(on: Installation, row: dict[str, Any]) -> None:
+    """Of a probe that the balancer does not ask."""
+    in_guest(on, "touch /run/ill")
+
+
+@pytest.mark.parametrize("fault", [kill_qemu, destroy_domain, panic, stop_service, hang, fail_command])
 def test_an_instance_that_stops_serving_is_restarted_with_its_disk(web: Installation, fault: Any) -> None:
     (row,) = web.members("instance")
     boots = len(web.fetch("/boots").split())

@@ -565,6 +565,22 @@ def test_an_instance_whose_services_stop_answering_is_restarted(site: Site) -> N
     assert "does not pass its readiness checks; restarting it" in site.events("repairing")[0]
 
 
+def test_a_command_that_fails_in_service_is_noticed_and_repaired(tmp_path: Path) -> None:
+    with open_site(tmp_path, make_guest=ScriptedGuest) as site:
+        readiness = [{"command": "pg_isready", "failures": 1}]
+        site.apply(instances=1, endpoints=[], readiness=readiness, repair={"grace": "0s"})
+        site.settle()
+        name = site.only().name
+        site.guest.errors["pg_isready"] = ["no"] * 100  # type: ignore[attr-defined]
+        site.controller.turn()
+        site.clock.advance(11)
+        site.turn_until(lambda: site.guest.waiting[name] == 0 and site.only().unhealthy_since is not None, "seen")
+        site.clock.advance(15)
+        site.turn_until(lambda: site.only().phase is Phase.STARTING, "it is restarted")
+        site.guest.errors.clear()  # type: ignore[attr-defined]
+        site.turn_until(lambda: site.only().phase is Phase.IN_SERVICE, "it serves")
+
+
 def test_repairs_end_with_one_message_and_the_operators_word_begins_them_again(site: Site) -> None:
     site.apply(instances=1, repair={"grace": "0s"}, **PROBED)
     site.settle()

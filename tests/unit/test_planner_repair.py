@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
-from orchestrator.models.sightings import Power, Rotation
+from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import Advance, Claim, NoteHealth, NoteRestart, Plan, Repair, Retire, Settle, Step
 from orchestrator.planner import Limits, plan
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
-from orchestrator.planner.repair import Moment, Repairs, plan_repairs
+from orchestrator.planner.repair import Moment, Repairs, plan_repairs, probes_to_watch
 from tests.builders import (
     NOW,
     make_member,
@@ -45,8 +45,13 @@ def repairs(wanted: ScaleSet, *members: Member, power: Power = Power.RUNNING, no
     """Of these members, none of which answers."""
     servers = {one.name: see_server(is_up=False) for one in members}
     powers = {one.name: power for one in members}
-    moment = Moment(powers, frozenset(), see_balancer(wanted, servers), now, Limits())
+    seen = see_world(balancer=see_balancer(wanted, servers))
+    moment = Moment(powers, frozenset(), seen, now, Limits())
     return plan_repairs(wanted, list(members), moment)
+
+
+def answering(wanted: ScaleSet) -> Observed:
+    return see_world(balancer=see_balancer(wanted))
 
 
 def plan_all(wanted: ScaleSet, members: list[Member], ill: set[str]) -> Plan:
@@ -178,7 +183,7 @@ def test_an_instance_that_has_just_entered_service_is_given_grace() -> None:
 def test_services_that_answer_again_are_noted() -> None:
     wanted = web()
     ill = long_ill(wanted, failures=1, phase_since=NOW - 59)
-    moment = Moment({ill.name: Power.RUNNING}, frozenset(), see_balancer(wanted), NOW, Limits())
+    moment = Moment({ill.name: Power.RUNNING}, frozenset(), answering(wanted), NOW, Limits())
     step = only(plan_repairs(wanted, [ill], moment))
     assert isinstance(step, NoteHealth)
     assert (step.unhealthy_since, step.is_well) == (None, False)
@@ -187,7 +192,7 @@ def test_services_that_answer_again_are_noted() -> None:
 def test_failures_are_over_once_an_instance_served_for_its_grace() -> None:
     wanted = web()
     once = make_member(wanted, failures=3, phase_since=NOW - 59)
-    moment = Moment({once.name: Power.RUNNING}, frozenset(), see_balancer(wanted), NOW, Limits())
+    moment = Moment({once.name: Power.RUNNING}, frozenset(), answering(wanted), NOW, Limits())
     assert plan_repairs(wanted, [once], moment).wakes == [NOW + 1]
     step = only(plan_repairs(wanted, [once], replace(moment, now=NOW + 1)))
     assert isinstance(step, NoteHealth)
@@ -212,9 +217,34 @@ def test_who_is_not_expected_to_serve_is_not_repaired(fields: dict[str, Any]) ->
 def test_a_server_that_is_not_in_rotation_says_nothing_about_its_guest() -> None:
     wanted = web()
     member = make_member(wanted)
-    seen = see_balancer(wanted, {member.name: see_server(Rotation.MAINT, is_up=False)})
+    seen = see_world(balancer=see_balancer(wanted, {member.name: see_server(Rotation.MAINT, is_up=False)}))
     moment = Moment({member.name: Power.RUNNING}, frozenset(), seen, NOW, Limits())
     assert plan_repairs(wanted, [member], moment) == Repairs()
+
+
+def test_a_balancer_that_does_not_run_says_nothing() -> None:
+    wanted = web()
+    moment = Moment({"web-00001": Power.RUNNING}, frozenset(), see_world(), NOW, Limits())
+    assert plan_repairs(wanted, [long_ill(wanted)], moment) == Repairs()
+
+
+def test_a_probe_that_the_balancer_does_not_ask_counts_too() -> None:
+    wanted = web()
+    member = long_ill(wanted)
+    seen = replace(see_world(), silent=frozenset({member.name}))
+    moment = Moment({member.name: Power.RUNNING}, frozenset(), seen, NOW, Limits())
+    assert isinstance(only(plan_repairs(wanted, [member], moment)), Repair)
+
+
+def test_watched_are_the_probes_that_the_balancer_does_not_ask() -> None:
+    readiness = [
+        {"tcp": {"port": 80}},
+        {"http": {"port": 80}},
+        {"http": {"port": 81}},
+        {"command": "true"},
+    ]
+    watched = probes_to_watch(make_spec(readiness=readiness))
+    assert [(probe.port, probe.command) for probe in watched] == [(80, None), (81, None), (None, "true")]
 
 
 @pytest.mark.parametrize(
