@@ -78,6 +78,8 @@ def _print_set(one: dict[str, Any]) -> None:
         say(f"  endpoint {endpoint['name']}: {endpoint['address']}:{endpoint['port']}")
     if one["standby"]:
         _print_pool(one["standby"])
+    if len(one["zones"]) > 1:
+        _print_zones(one["zones"])
     for row in sorted(one["members"], key=lambda row: (row["role"], row["name"])):
         marks = [word for word, on in (("in rotation", row["in_rotation"]), ("older model", row["stale"])) if on]
         place = f"{row['host']}/{row['zone']}"
@@ -86,6 +88,14 @@ def _print_set(one: dict[str, Any]) -> None:
             f"  {row['address']:<15} #{row['incarnation']} {', '.join(marks)}".rstrip()
         )
         say(f"      {row['reason'].partition(chr(10))[0]}")
+
+
+def _print_zones(zones: dict[str, Any]) -> None:
+    for name, zone in zones.items():
+        instances, pool = zone["instances"], zone["standby"]
+        counts = f"{instances['in_service']}/{instances['desired']} in service"
+        counts += f", {pool['ready']} of {pool['target']} ready in the pool"
+        say(f"  zone {name}: {counts}" + ("" if zone["declared"] else "; not declared any more"))
 
 
 def _print_pool(pool: dict[str, Any]) -> None:

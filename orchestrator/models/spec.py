@@ -21,6 +21,7 @@ PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,8})?$")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
 GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$")]
+ZoneName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Firmware = Literal["bios", "uefi", "uefi-secure"]
 DiskBus = Literal["virtio", "sata"]
 NicModel = Literal["virtio", "e1000e"]
@@ -210,7 +211,7 @@ class RepairSpec(_Part):
 
 
 class ScaleSetSpec(_Part):
-    """One document of a scale set file."""
+    """One document of a scale set file. `zones` None: all zones of the configured hosts."""
 
     kind: Literal["ScaleSet"] = "ScaleSet"
     name: SetName
@@ -221,8 +222,20 @@ class ScaleSetSpec(_Part):
     readiness: tuple[Probe, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
     standby: StandbySpec | None = None
+    zones: tuple[ZoneName, ...] | None = None
     scale_in: ScaleInSpec = ScaleInSpec()
     repair: RepairSpec = RepairSpec()
+
+    @field_validator("zones")
+    @classmethod
+    def _some_zones_once_each(cls, zones: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if zones is not None and not zones:
+            raise ValueError(
+                "at least one zone is needed (leave 'zones' out for all zones of the configured hosts)"
+            )
+        if zones is not None and len(set(zones)) < len(zones):
+            raise ValueError(f"zone {_first_double(list(zones))!r} is named twice")
+        return zones
 
     @model_validator(mode="after")
     def _names_and_ports(self) -> ScaleSetSpec:
@@ -265,7 +278,7 @@ def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
     """16 hex digits over everything that shapes a machine: image, machine, setup, guest ports.
 
     Two specs with the same digest make interchangeable machines; counts, pool, policies, endpoints' outer
-    side and readiness do not belong to it.
+    side, zones and readiness do not belong to it.
     """
     shape = {
         "image": image_digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from orchestrator.models.members import Member
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.planner.world import Desired
 
@@ -28,9 +29,15 @@ class Placement:
             ledger._book(member.set_name, member.host, memory.get(member.set_name, 0))
         return ledger
 
-    def take(self, set_name: str, memory: int) -> HostSighting | None:
-        """The host with the fewest members of the set, then the most room; None where nothing fits."""
-        fitting = [host for host in self.hosts.values() if host.answers and self._room(host) >= memory]
+    def zone_of(self, member: Member) -> str:
+        """As recorded when it was made; where no host has that zone any more, its host's."""
+        zones = {host.zone for host in self.hosts.values()}
+        host = self.hosts.get(member.host)
+        return member.zone if host is None or member.zone in zones else host.zone
+
+    def take(self, set_name: str, memory: int, zone: str) -> HostSighting | None:
+        """The zone's host with the fewest members of the set, then the most room; None where nothing fits."""
+        fitting = [host for host in self._hosts(zone) if host.answers and self._room(host) >= memory]
         if not fitting or self.free_addresses <= 0:
             return None
         self.free_addresses -= 1
@@ -38,15 +45,21 @@ class Placement:
         self._book(set_name, best.name, memory)
         return best
 
-    def why_full(self, memory: int) -> str:
-        """One sentence on why `take` found no host."""
-        answering = [host for host in self.hosts.values() if host.answers]
+    def why_full(self, memory: int, zone: str = "") -> str:
+        """One sentence on why there is no host, in that zone or at all."""
+        hosts = self._hosts(zone)
+        if zone and not hosts:
+            return "no host of it is configured"
+        answering = [host for host in hosts if host.answers]
         if not answering:
-            return "; ".join(["no host answers", *(host.reason for host in self.hosts.values() if host.reason)])
+            return "; ".join(["no host answers", *(host.reason for host in hosts if host.reason)])
         if self.free_addresses <= 0:
             return "every address of the range is taken (widen network.range in config.toml)"
         room = max(self._room(host) for host in answering) // 2**20
         return f"no host has {memory // 2**20} MiB of memory to give (largest room: {max(room, 0)} MiB)"
+
+    def _hosts(self, zone: str) -> list[HostSighting]:
+        return [host for host in self.hosts.values() if not zone or host.zone == zone]
 
     def _room(self, host: HostSighting) -> int:
         return int(host.memory_total * self.memory_ratio) - self.committed.get(host.name, 0)

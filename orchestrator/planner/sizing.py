@@ -1,13 +1,14 @@
 """How many: scale-out from the pool, cold creation for the rest, scale-in by policy, the pool's own size.
 
-Rows B3 to B7. The arithmetic is in `ScaleSet.standby_target`; here are the choices.
+Rows B3 to B8. The arithmetic is in `ScaleSet.standby_target`, the choice of zones in `spreading`; here are the
+other choices.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
@@ -15,6 +16,7 @@ from orchestrator.models.steps import Admit, Claim, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
+from orchestrator.planner.spreading import Spread, find_place, is_in_zones, why_no_place, words_of
 
 # From the least to the most useful member of each role: what is dropped first when there are too many.
 _USEFULNESS = (
@@ -57,13 +59,14 @@ def plan_sizes(
     pool = pool_of(members)
     missing = wanted.wanted_instances - len(instances)
     if missing < 0:
-        gone = _superfluous(wanted, instances, -missing)
-        steps: list[Step] = [_retire(wanted, member) for member in gone]
-        steps += [step for member, step in repaired if member not in gone]
-        refill, stuck = _plan_pool(wanted, pool, placement, wanted.standby_target)
+        leaving = _superfluous(wanted, instances, -missing)
+        steps: list[Step] = [_retire(wanted, member) for member in leaving]
+        steps += [step for member, step in repaired if member not in leaving]
+        reserve = _reserve(wanted, pool, [one for one in instances if one not in leaving], placement)
+        refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
     if missing > 0:
-        grown = _grow(wanted, pool, missing, (powers, busy), placement)
+        grown = _grow(wanted, instances, pool, (powers, busy), placement)
         return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
     swaps = _swap_broken(wanted, instances, _claimable(wanted, pool, (powers, busy)), repaired)
     if swaps:
@@ -71,7 +74,7 @@ def plan_sizes(
     # What nobody can see is not being made: it holds up nothing.
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
     fill_to = wanted.standby_floor if growing else wanted.standby_target
-    steps, stuck = _plan_pool(wanted, pool, placement, fill_to)
+    steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
     return Sizing(tuple(steps), stuck)
 
 
@@ -81,57 +84,124 @@ def _swap_broken(
     claimable: list[Member],
     repaired: list[tuple[Member, Step]],
 ) -> list[Step]:
-    """A ready member takes the place of an instance that is to be replaced, or could not be made.
+    """A ready member takes the place of an instance that is to be replaced, or could not be made: one of its zone
+    first, then of any.
 
     A first failure may be chance, and is tried again. Failures go with the place: where the fault is in the
     services themselves, the pool is not used up faster than pauses pass, and in the end it is given up.
     """
     enough = 1 if wanted.spec.repair.action == "replace" else _SWAP_AFTER
     failed = [one for one in instances if one.phase is Phase.FAILED and enough <= one.failures < MAX_TRIES]
-    broken = [member for member, _ in repaired] + failed
+    pairs = _pair_by_zone(claimable, [member for member, _ in repaired] + failed)
     steps: list[Step] = []
-    for member, gone in zip(claimable, broken, strict=False):
+    for member, gone in pairs:
         words = f"claimed {member.name} in place of {gone.name}: {gone.reason.partition(chr(10))[0]}"
         failures = gone.failures + (gone.phase is Phase.IN_SERVICE)
         steps.append(Claim(member, Phase.STARTING, words, failures))
         steps.append(Retire(gone, f"{member.name} of the standby pool takes its place"))
-    return steps + [step for _, step in repaired[len(claimable) :]]
+    replaced = {gone.name for _, gone in pairs}
+    return steps + [step for member, step in repaired if member.name not in replaced]
+
+
+def _pair_by_zone(ready: list[Member], broken: list[Member]) -> list[tuple[Member, Member]]:
+    """(member of the pool, instance whose place it takes)."""
+    left = list(ready)
+    pairs: dict[str, tuple[Member, Member]] = {}
+    for anywhere in (False, True):
+        for gone in [one for one in broken if one.name not in pairs]:
+            member = next((one for one in left if anywhere or one.zone == gone.zone), None)
+            if member is not None:
+                left.remove(member)
+                pairs[gone.name] = (member, gone)
+    return list(pairs.values())
 
 
 def _claimable(
     wanted: ScaleSet, pool: list[Member], state: tuple[Mapping[str, Power], frozenset[str]]
 ) -> list[Member]:
-    """What serves soonest first, of those the oldest."""
+    """What serves soonest first, of those the oldest; nobody of a zone that is not declared any more."""
     powers, busy = state
-    ready = [member for member in pool if is_claimable(member, wanted, powers[member.name], busy)]
+    ready = [
+        member
+        for member in pool
+        if is_in_zones(member, wanted) and is_claimable(member, wanted, powers[member.name], busy)
+    ]
     speed = {member.name: CLAIM_ORDER.index(parked_state(member, wanted)) for member in ready}
     return sorted(ready, key=lambda member: (speed[member.name], member.created_at, member.name))
 
 
 def _grow(
     wanted: ScaleSet,
+    instances: list[Member],
     pool: list[Member],
-    missing: int,
     state: tuple[Mapping[str, Power], frozenset[str]],
     placement: Placement,
 ) -> Sizing:
-    powers, _ = state
-    claimed = _claimable(wanted, pool, state)[:missing]
-    steps: list[Step] = [
-        Claim(member, Phase.STARTING, f"claimed {member.name} from the standby pool of {wanted.name}")
-        for member in claimed
-    ]
-    left = [member for member in pool if member not in claimed]
-    why_cold = why_not_claimed(wanted, left, powers, len(claimed))
-    for _ in range(missing - len(claimed)):
-        host = placement.take(wanted.name, wanted.spec.machine.memory)
-        if host is None:
-            shrink, _ = _plan_pool(wanted, left, placement, 0)
-            return Sizing((*steps, *shrink), placement.why_full(wanted.spec.machine.memory))
-        reason = f"creating an instance of {wanted.name} cold: {why_cold}"
-        steps.append(Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold"))
-    refill, stuck = _plan_pool(wanted, left, placement, wanted.standby_floor)
+    growth = _Growth(
+        wanted, pool, state[0], placement, Spread.of(wanted, instances, placement), _claimable(wanted, pool, state)
+    )
+    steps: list[Step] = []
+    for _ in range(wanted.wanted_instances - len(instances)):
+        step = growth.next_step()
+        if step is None:
+            shrink, _ = _plan_pool(wanted, growth.reserve(), placement, 0)
+            return Sizing((*steps, *shrink), why_no_place(wanted, growth.spread, placement))
+        steps.append(step)
+    refill, stuck = _plan_pool(wanted, growth.reserve(), placement, wanted.standby_floor)
     return Sizing((*steps, *refill), stuck)
+
+
+@dataclass
+class _Growth:
+    """Instance by instance: the zone first, then its pool, then a machine made there."""
+
+    wanted: ScaleSet
+    pool: list[Member]
+    powers: Mapping[str, Power]
+    placement: Placement
+    spread: Spread
+    ready: list[Member]
+    claimed: list[Member] = field(default_factory=list)
+
+    def next_step(self) -> Claim | Admit | None:
+        """None where no zone has a ready member or room."""
+        passed: list[str] = []
+        for zone in self.spread.order():
+            step = self._claim_in(zone, passed) or self._admit_in(zone, passed)
+            if step is not None:
+                self.spread.counts[zone] += 1
+                return step
+            passed.append(zone)
+        return None
+
+    def reserve(self) -> _Reserve:
+        """What the claims have left of the pool."""
+        left = [member for member in self.pool if member not in self.claimed]
+        return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
+
+    def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
+        member = next((one for one in self.ready if self.placement.zone_of(one) == zone), None)
+        if member is None:
+            return None
+        self.ready.remove(member)
+        self.claimed.append(member)
+        where = f"{self.wanted.name}{self.spread.place(zone)}"
+        reason = f"claimed {member.name} from the standby pool of {where}"
+        return Claim(member, Phase.STARTING, reason + words_of(passed, self.wanted, self.placement))
+
+    def _admit_in(self, zone: str, passed: list[str]) -> Admit | None:
+        wanted = self.wanted
+        host = self.placement.take(wanted.name, wanted.spec.machine.memory, zone)
+        if host is None:
+            return None
+        here = [member for member in self.pool if self.placement.zone_of(member) == zone]
+        claims = sum(member in self.claimed for member in here)
+        left = [member for member in here if member not in self.claimed]
+        place = self.spread.place(zone)
+        why = why_not_claimed(wanted, left, self.powers, claims, place)
+        reason = f"creating an instance of {wanted.name}{place} cold: {why}"
+        reason += words_of(passed, wanted, self.placement)
+        return Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold")
 
 
 def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
@@ -139,17 +209,19 @@ def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset
     return member.request is None and member.name not in busy and is_parked(member, wanted, power)
 
 
-def why_not_claimed(wanted: ScaleSet, pool: list[Member], powers: Mapping[str, Power], claimed: int) -> str:
-    """The reason of a pool miss, in words (row D3)."""
+def why_not_claimed(
+    wanted: ScaleSet, pool: list[Member], powers: Mapping[str, Power], claimed: int, place: str = ""
+) -> str:
+    """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all."""
     if wanted.spec.standby is None:
         return "the set has no standby pool"
     rest = Counter(_why_passed_over(member, wanted, powers[member.name]) for member in pool)
     rest.pop("", None)
     if rest:
-        return "no ready member left in the standby pool: " + ", ".join(
+        return f"no ready member left in the standby pool{place}: " + ", ".join(
             f"{count} {why}" for why, count in sorted(rest.items())
         )
-    return "the standby pool is exhausted" if claimed else "the standby pool is empty"
+    return f"the standby pool is exhausted{place}" if claimed else f"the standby pool is empty{place}"
 
 
 def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
@@ -164,21 +236,54 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
     return f"{power.value} instead of {' or '.join(wanted.pool_shares)}"
 
 
-def _plan_pool(wanted: ScaleSet, pool: list[Member], placement: Placement, fill_to: int) -> tuple[list[Step], str]:
+@dataclass(frozen=True)
+class _Reserve:
+    """Members of the pool, and the zones that new ones are spread over."""
+
+    members: list[Member]
+    spread: Spread
+
+
+def _reserve(wanted: ScaleSet, pool: list[Member], instances: list[Member], placement: Placement) -> _Reserve:
+    """Between zones whose pools are equally large, the next instance's zone comes first."""
+    ties = Spread.of(wanted, instances, placement).counts
+    return _Reserve(pool, Spread.of(wanted, (), placement, ties))
+
+
+def _plan_pool(wanted: ScaleSet, reserve: _Reserve, placement: Placement, fill_to: int) -> tuple[list[Step], str]:
     """Renew what is of an older model, shrink to the target, grow to `fill_to` (which is not above the target)."""
-    stale = [member for member in pool if member.model != wanted.model]
+    stale = [member for member in reserve.members if member.model != wanted.model]
     steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
-    current = [member for member in pool if member.model == wanted.model]
-    target = wanted.standby_target
-    for member in _least_useful(current, "newest")[: max(len(current) - target, 0)]:
+    current = [member for member in reserve.members if member.model == wanted.model]
+    target, spread = wanted.standby_target, reserve.spread
+    for member in _spare(wanted, current, len(current) - target, placement):
         steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
+    spread.counts.update(map(placement.zone_of, current))
     for _ in range(fill_to - len(current)):
-        host = placement.take(wanted.name, wanted.spec.machine.memory)
-        if host is None:
-            return steps, placement.why_full(wanted.spec.machine.memory)
-        reason = f"filling the standby pool of {wanted.name} to {fill_to}"
+        place = find_place(wanted, spread, placement)
+        if place is None:
+            return steps, why_no_place(wanted, spread, placement)
+        host = place.host
+        where = f"to {fill_to}{spread.place(host.zone)}{place.passed_over}"
+        reason = f"filling the standby pool of {wanted.name} {where}"
         steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
     return steps, ""
+
+
+def _spare(wanted: ScaleSet, pool: list[Member], count: int, placement: Placement) -> list[Member]:
+    """Whom a pool that is too large loses: what is in zones not declared any more, then the least useful of the
+    zones with the most."""
+    ranked = _least_useful(pool, "newest")
+    zones = Counter(map(placement.zone_of, pool))
+    chosen: list[Member] = []
+    for _ in range(count):
+        largest = max(zones[placement.zone_of(member)] for member in ranked)
+        fullest = next(member for member in ranked if zones[placement.zone_of(member)] == largest)
+        victim = next((member for member in ranked if not is_in_zones(member, wanted)), fullest)
+        ranked.remove(victim)
+        chosen.append(victim)
+        zones[placement.zone_of(victim)] -= 1
+    return chosen
 
 
 def _retire(wanted: ScaleSet, member: Member) -> Retire:
@@ -188,14 +293,17 @@ def _retire(wanted: ScaleSet, member: Member) -> Retire:
 
 
 def _superfluous(wanted: ScaleSet, instances: list[Member], count: int) -> list[Member]:
-    """Whom scale-in takes: what is not in service first, then by policy; balanced evens out the zones."""
+    """Whom scale-in takes: what is in zones not declared any more, then what is not in service, then by policy;
+    balanced evens out the zones."""
     policy = wanted.spec.scale_in.policy
     ranked = _least_useful(instances, "oldest" if policy == "oldest" else "newest")
-    if policy != "balanced":
+    ranked.sort(key=lambda member: is_in_zones(member, wanted))
+    strays = sum(not is_in_zones(member, wanted) for member in ranked)
+    if policy != "balanced" or count <= strays:
         return ranked[:count]
-    chosen: list[Member] = []
+    chosen = ranked[:strays]
     zones = Counter(member.zone for member in instances)
-    for _ in range(count):
+    for _ in range(count - strays):
         serving = [member for member in ranked if member not in chosen]
         idle = [member for member in serving if member.phase is not Phase.IN_SERVICE]
         largest = max(zones[member.zone] for member in serving)

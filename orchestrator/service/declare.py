@@ -12,6 +12,7 @@ from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_
 from orchestrator.models.steps import ConvergeBalancer, Note, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
+from orchestrator.service.room import Room, check_room
 from orchestrator.store import Store
 from orchestrator.store.store import Snapshot
 
@@ -75,10 +76,23 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
         )
     render_user_data(spec, f"{spec.name}-00000", "127.0.0.1")
     current = next((one for one in known.sets if one.name == spec.name), None)
+    _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)
     _check_firmware(spec, current, around.why_no_firmware)
-    _check_memory(known, spec, current, around)
+    check_room(known, spec, Room(around.hosts, around.memory_ratio))
     _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _check_zones(spec: ScaleSetSpec, current: ScaleSet | None, hosts: tuple[HostSighting, ...]) -> None:
+    known = sorted({host.zone for host in hosts})
+    # What the set has already is not asked for again, though its hosts be gone: the set may still be made smaller.
+    had = (current.spec.zones if current is not None else None) or ()
+    unknown = [zone for zone in spec.zones or () if zone not in (*known, *had)]
+    if unknown:
+        raise SpecError(
+            f"set {spec.name!r}: zones: no host is in zone {unknown[0]!r} (zones: {', '.join(known)})",
+            f'choose among these, or add a host with zone = "{unknown[0]}" to config.toml',
+        )
 
 
 def _check_firmware(spec: ScaleSetSpec, current: ScaleSet | None, why_no_firmware: WhyNoFirmware) -> None:
@@ -105,36 +119,6 @@ def _check_pool_change(current: ScaleSet | None, spec: ScaleSetSpec) -> None:
             f"set {spec.name!r}: its standby pool cannot go from stopped to hibernated directly",
             f"go through running: understudy pool {spec.name} --state running, then --state hibernated",
         )
-
-
-def _check_memory(known: Snapshot, spec: ScaleSetSpec, current: ScaleSet | None, around: Surroundings) -> None:
-    """Growth must fit. Shrinking is never refused, whatever the hosts say."""
-    answering = [host for host in around.hosts if host.answers]
-    if not answering or (current is not None and _needed_memory(spec) <= _needed_memory(current.spec)):
-        return
-    rooms = [int(host.memory_total * around.memory_ratio) for host in answering]
-    if spec.machine.memory > max(rooms):
-        raise SpecError(
-            f"set {spec.name!r}: machine.memory {spec.machine.memory // 2**20} MiB is more than any host has "
-            f"({max(rooms) // 2**20} MiB)",
-            "ask for less, or add a host to config.toml",
-        )
-    others = sum(_needed_memory(one.spec) for one in known.sets if one.name != spec.name)
-    needed = _needed_memory(spec)
-    if needed + others > sum(rooms):
-        raise SpecError(
-            f"set {spec.name!r}: {spec.instances} instances and {_pool_size(spec)} in reserve need "
-            f"{needed // 2**20} MiB of memory, the hosts have {max(sum(rooms) - others, 0) // 2**20} MiB left",
-            "ask for fewer or smaller machines, add a host, or raise limits.memory_ratio in config.toml",
-        )
-
-
-def _needed_memory(spec: ScaleSetSpec) -> int:
-    return (spec.instances + _pool_size(spec)) * spec.machine.memory
-
-
-def _pool_size(spec: ScaleSetSpec) -> int:
-    return max(spec.standby.min_ready, spec.standby.max_ready - spec.instances) if spec.standby else 0
 
 
 def _check_endpoints(

@@ -12,6 +12,7 @@ from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import Note, set_of
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.repair import is_unhealthy
+from orchestrator.planner.spreading import even_shares, zones_of
 from orchestrator.planner.world import sighting_of
 
 _POWERS = {Power.CRASHED: "stopped", Power.ABSENT: "stopped"}
@@ -36,6 +37,7 @@ def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: floa
         ],
         "members": rows,
         "standby": _standby(wanted, members, rows),
+        "zones": _zones(wanted, rows, zones_of(wanted, observed.hosts.values())),
     }
 
 
@@ -122,13 +124,12 @@ def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]
     zones: dict[str, Counter[str]] = {}
     for row in reserve:
         zones.setdefault(row["zone"], Counter())[pool_state_of(row)] += 1
-    ready = [row for row in reserve if row["phase"] == "standby" and row["power"] in _parked_as(row, wanted)]
     return {
         "state": pool.model_dump(mode="json")["state"] if pool else wanted.pool_state.value,
         "max_ready": pool.max_ready if pool else 0,
         "min_ready": pool.min_ready if pool else 0,
         "target": wanted.standby_target,
-        "ready": len([row for row in ready if not row["stale"]]),
+        "ready": sum(is_ready(row, wanted) for row in reserve),
         "health": "degraded" if failed else "healthy",
         "reason": failed[0].reason.partition("\n")[0] if failed else "",
         "states": dict(sum((Counter(counts) for counts in zones.values()), Counter())),
@@ -146,6 +147,36 @@ _POOL_STATES = {
     "draining": "deleting",
     "failed": "failed",
 }
+
+
+def _zones(wanted: ScaleSet, rows: list[dict[str, Any]], declared: tuple[str, ...]) -> dict[str, Any]:
+    """Zone by zone, the declared ones in their order, then those in which members are left; what is there and its
+    even share."""
+    instances, reserve = (
+        [row for row in rows if row["role"] == role.value and row["phase"] != "deleting"] for role in Role
+    )
+    shares = even_shares(declared, wanted.wanted_instances, Counter(row["zone"] for row in instances))
+    pool = even_shares(declared, wanted.standby_target, Counter(row["zone"] for row in reserve))
+    others = sorted({row["zone"] for row in rows} - set(declared))
+    return {
+        zone: {
+            "declared": zone in declared,
+            "instances": {
+                "desired": shares.get(zone, 0),
+                "in_service": sum(row["zone"] == zone and row["phase"] == "in_service" for row in instances),
+            },
+            "standby": {
+                "target": pool.get(zone, 0),
+                "ready": sum(row["zone"] == zone and is_ready(row, wanted) for row in reserve),
+            },
+        }
+        for zone in (*declared, *others)
+    }
+
+
+def is_ready(row: dict[str, Any], wanted: ScaleSet) -> bool:
+    """Whether a pool member may be handed out."""
+    return row["phase"] == "standby" and not row["stale"] and row["power"] in _parked_as(row, wanted)
 
 
 def _parked_as(row: dict[str, Any], wanted: ScaleSet) -> set[str]:

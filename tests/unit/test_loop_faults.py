@@ -340,7 +340,8 @@ def test_a_set_that_does_not_fit_says_so_and_goes_on_when_there_is_room(tmp_path
         site.settle()
         site.apply(make_spec(name="api", instances=1, endpoints=[]))
         stuck = site.settle_stuck("api")
-        assert stuck == "no host has 128 MiB of memory to give (largest room: 64 MiB)"
+        full = "no host has 128 MiB of memory to give (largest room: 64 MiB)"
+        assert stuck == f"zone a: {full}; zone b: {full}"
         assert site.members(name="api") == []
         site.scale(1)
         site.settle()

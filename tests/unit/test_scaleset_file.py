@@ -138,7 +138,6 @@ def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
     [
         ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),
         ("drives", "drives: [{name: data, size: 1GiB, mount: /mnt/data}]\n"),
-        ("zones", "zones: [a, b]\n"),
         ("update", "update: {max_surge: 1}\n"),
         ("hooks", 'hooks: {on_claim: ["true"]}\n'),
     ],
@@ -388,7 +387,7 @@ keys = st.sampled_from(
     [
         *ScaleSetSpec.model_fields,
         *("port", "listen", "memory", "disk", "timeout", "user_data", "user_data_file", "steps", "run", "upload"),
-        *("from", "to", "http", "tcp", "command", "path", "interval", "state", "max_ready", "min_ready", "zones"),
+        *("from", "to", "http", "tcp", "command", "path", "interval", "state", "max_ready", "min_ready"),
     ]
 )
 documents = st.recursive(

@@ -88,6 +88,54 @@ def test_a_set_larger_than_all_hosts_together_is_refused_with_its_reserve(storag
     declare.apply(storage.store, spec, around(see_host(memory_total=4 * GIB), ratio=1.25))
 
 
+TWO_ZONES = (see_host(name="one", memory_total=2 * GIB), see_host(name="two", zone="b", memory_total=8 * GIB))
+
+
+def test_a_zone_that_no_host_has_is_refused_with_the_zones_there_are(storage: Storage) -> None:
+    with pytest.raises(SpecError) as error:
+        declare.apply(storage.store, make_spec(zones=["a", "c"]), around(*TWO_ZONES))
+    assert error.value.message == "set 'web': zones: no host is in zone 'c' (zones: a, b)"
+    assert 'zone = "c"' in error.value.fix
+    assert unchanged(storage)
+
+
+def test_a_zone_whose_last_host_is_gone_does_not_stand_in_the_way_of_what_has_it(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(zones=["a", "b"]), around(*TWO_ZONES))
+    declare.scale(storage.store, "web", 1, around(TWO_ZONES[0]))
+    with pytest.raises(SpecError, match="no host is in zone 'b'"):
+        declare.apply(storage.store, make_spec(name="api", endpoints=[], zones=["b"]), around(TWO_ZONES[0]))
+
+
+def test_only_memory_of_the_zones_of_a_set_counts(storage: Storage) -> None:
+    small, large = {"machine": {"memory": "3GiB"}, "zones": ["a"]}, {"machine": {"memory": "3GiB"}, "zones": ["b"]}
+    with pytest.raises(SpecError, match=r"3072 MiB is more than any host of zones a has \(2048 MiB\)"):
+        declare.apply(storage.store, make_spec(instances=1, **small), around(*TWO_ZONES))
+    with pytest.raises(SpecError, match=r"need 9216 MiB of memory, the hosts of zones b have 8192 MiB left"):
+        declare.apply(storage.store, make_spec(instances=3, **large), around(*TWO_ZONES))
+    assert declare.apply(storage.store, make_spec(instances=2, **large), around(*TWO_ZONES))
+
+
+def test_sets_confined_to_a_zone_take_its_memory_and_all_together_that_of_all(storage: Storage) -> None:
+    one = {"machine": {"memory": "1GiB"}, "endpoints": []}
+    declare.apply(storage.store, make_spec(name="api", instances=6, zones=["b"], **one), around(*TWO_ZONES))
+    with pytest.raises(SpecError, match=r"need 3072 MiB of memory, the hosts of zones b have 2048 MiB left"):
+        declare.apply(storage.store, make_spec(instances=3, zones=["b"], **one), around(*TWO_ZONES))
+    with pytest.raises(SpecError, match=r"need 5120 MiB of memory, the hosts have 4096 MiB left"):
+        declare.apply(storage.store, make_spec(instances=5, **one), around(*TWO_ZONES))
+    assert declare.apply(storage.store, make_spec(instances=4, **one), around(*TWO_ZONES))
+
+
+def test_what_stays_in_zones_declared_once_needs_no_room_in_the_others(storage: Storage) -> None:
+    one = {"machine": {"memory": "1GiB"}, "endpoints": []}
+    declare.apply(storage.store, make_spec(instances=4, **one), around(*TWO_ZONES))
+    for _ in range(4):
+        assert storage.recorder.perform(Admit("web", Role.INSTANCE, "two", "b", "here"))
+    declare.apply(storage.store, make_spec(instances=4, zones=["a"], **one), around(*TWO_ZONES))
+    declare.scale(storage.store, "web", 6, around(*TWO_ZONES))
+    with pytest.raises(SpecError, match="the hosts of zones a have 2048 MiB left"):
+        declare.scale(storage.store, "web", 7, around(*TWO_ZONES))
+
+
 def test_memory_of_a_host_that_does_not_answer_is_not_judged(storage: Storage) -> None:
     silent = HostSighting("local", "a", answers=False)
     assert declare.apply(storage.store, make_spec(machine={"memory": "4GiB"}), around(silent))

@@ -304,3 +304,23 @@ def test_the_same_files_from_another_folder_are_the_same_model() -> None:
         for folder in ("one", "two")
     }
     assert len(digests) == 1
+
+
+def test_zones_are_kept_in_their_order_and_by_default_left_open() -> None:
+    assert make_spec().zones is None
+    spec = make_spec(zones=["b", "a"])
+    assert spec.zones == ("b", "a")
+    assert ScaleSetSpec.model_validate_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("zones", "why"),
+    [([], "at least one zone"), (["a", "b", "a"], "zone 'a' is named twice"), (["A"], "match pattern")],
+)
+def test_zones_that_cannot_be_meant_are_refused(zones: list[str], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        make_spec(zones=zones)
+
+
+def test_zones_shape_no_machine() -> None:
+    assert model_digest(make_spec(zones=["a"]), "d") == model_digest(make_spec(), "d")

@@ -190,3 +190,37 @@ def test_pool_members_are_counted_by_state(phase: Phase, power: str, state: str)
 def test_the_pool_is_counted_by_zone() -> None:
     spares = [*SPARES, replace(SPARES[0], name="web-00109", zone="b", phase=Phase.CREATING)]
     assert status(POOLED, [*SERVING, *spares])["standby"]["zones"] == {"a": {"stopped": 2}, "b": {"creating": 1}}
+
+
+def test_zones_tell_what_is_in_service_and_ready_and_the_even_share() -> None:
+    spec = make_spec(instances=3, zones=["b", "a"], standby={"max_ready": 5})
+    wanted = make_set(spec)
+    members = [
+        *make_members(wanted, 1, zone="b", host="two"),
+        *make_members(wanted, 2, first=2, zone="a"),
+        *make_members(wanted, 1, first=101, role=Role.STANDBY, phase=Phase.STANDBY, zone="a"),
+        *make_members(wanted, 1, first=102, role=Role.STANDBY, phase=Phase.CREATING, zone="c"),
+    ]
+    seen = observe(wanted, members)
+    two = see_host(name="two", zone="b")
+    zones = status(wanted, members, replace(seen, hosts={**seen.hosts, "two": two}))["zones"]
+    assert list(zones) == ["b", "a", "c"]
+    assert zones["a"] == {
+        "declared": True,
+        "instances": {"desired": 2, "in_service": 2},
+        "standby": {"target": 1, "ready": 1},
+    }
+    assert zones["b"]["instances"] == {"desired": 1, "in_service": 1}
+    assert zones["b"]["standby"] == {"target": 1, "ready": 0}
+    assert zones["c"] == {
+        "declared": False,
+        "instances": {"desired": 0, "in_service": 0},
+        "standby": {"target": 0, "ready": 0},
+    }
+
+
+def test_without_declared_zones_those_of_all_hosts_are_told() -> None:
+    seen = observe(POOLED, SERVING)
+    other = see_host(name="two", zone="b", answers=False)
+    zones = status(POOLED, SERVING, replace(seen, hosts={**seen.hosts, "two": other}))["zones"]
+    assert {name: zone["instances"]["desired"] for name, zone in zones.items()} == {"a": 1, "b": 1}
