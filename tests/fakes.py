@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import (
     AgentAbsent,
@@ -152,6 +153,10 @@ class FakeHypervisor:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def zone(self) -> str:
+        return self._zone
 
     def observe(self) -> HostSighting:
         with self._lock:
@@ -436,6 +441,29 @@ class HypervisorThatLosesAnswers(FakeHypervisor):
         if self.lost > 0:
             self.lost -= 1
             raise HostUnreachable(f"{self.name} does not answer: connection reset")
+
+
+class HypervisorThatHangs(FakeHypervisor):
+    """Lets whoever looks at it wait from `hang` until `go_on`. What is seen then is as it was when asked."""
+
+    def __init__(self, name: str, zone: str = "a", **fields: Any) -> None:
+        super().__init__(name, zone, **fields)
+        self._goes_on = threading.Event()
+        self._goes_on.set()
+        self.is_asked = threading.Event()
+
+    def observe(self) -> HostSighting:
+        seen = super().observe()
+        self.is_asked.set()
+        self._goes_on.wait()
+        return seen
+
+    def hang(self) -> None:
+        self.is_asked.clear()
+        self._goes_on.clear()
+
+    def go_on(self) -> None:
+        self._goes_on.set()
 
 
 class HypervisorThatCannotDestroy(FakeHypervisor):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.drivers.libvirt.volumes import Volumes
     from orchestrator.models.spec import Firmware
     from orchestrator.reconcile.controller import Controller
+    from orchestrator.reconcile.lookout import Lookout
     from orchestrator.service.declare import Surroundings
 
 
@@ -193,20 +194,27 @@ class Runtime:
         snapshot = self.store.snapshot()
         return Desired(snapshot.sets, snapshot.members, self.settings.prefix, self.limits)
 
+    @cached_property
+    def lookout(self) -> Lookout:
+        from orchestrator.reconcile.lookout import Lookout
+
+        return Lookout(self.hosts)
+
     def observe(self) -> Observed:
-        return Observed({name: host.observe() for name, host in self.hosts.items()}, self.balancer.observe())
+        return Observed(self.lookout.look(), self.balancer.observe())
 
     def surroundings(self) -> Surroundings:
         from orchestrator.service.declare import Surroundings
 
-        sightings = tuple(host.observe() for host in self.hosts.values())
+        sightings = tuple(self.lookout.look().values())
         return Surroundings(
             sightings, self.limits.memory_ratio, self.balancer.why_not_bindable, self._why_no_firmware
         )
 
-    def _why_no_firmware(self, firmware: Firmware) -> str:
-        """What the first host that cannot give it lacks: a machine may be placed on any of them."""
-        lacks = ((host.name, host.why_no_firmware(firmware)) for host in self.hosts.values())
+    def _why_no_firmware(self, firmware: Firmware, zones: tuple[str, ...] | None) -> str:
+        """What the first host that cannot give it lacks: a machine may be placed on any of these zones."""
+        hosts = [host for host in self.hosts.values() if zones is None or host.zone in zones]
+        lacks = ((host.name, host.why_no_firmware(firmware)) for host in hosts)
         return next((f"host {name}: {why}" for name, why in lacks if why), "")
 
     def close(self) -> None:

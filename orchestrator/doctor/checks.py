@@ -9,9 +9,10 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from orchestrator.config.settings import HostSettings, Settings
@@ -103,14 +104,15 @@ def _kvm_device(connection: LibvirtConnection, host: HostSettings) -> Iterator[F
     device = Path("/dev/kvm")
     if not host.uri.startswith("qemu:///") or not device.exists():
         return
-    if host.uri == "qemu:///system" and not _is_open_to_qemu(connection, device):
+    uri = host.uri.partition("?")[0]
+    if uri == "qemu:///system" and not _is_open_to_qemu(connection, device):
         yield Finding(
             "/dev/kvm",
             "warning",
             "is closed to QEMU's user: libvirt probes QEMU anew at every start, 5 to 10 s each",
             "chown root:kvm /dev/kvm && chmod 660 /dev/kvm",
         )
-    elif host.uri == "qemu:///session" and not os.access(device, os.R_OK | os.W_OK):
+    elif uri == "qemu:///session" and not os.access(device, os.R_OK | os.W_OK):
         yield Finding(
             "/dev/kvm",
             "warning",
@@ -247,6 +249,15 @@ def _network(subject: Subject) -> Iterator[Finding]:
     if network.mode == "network":
         yield Finding("guest network", "ok", f"libvirt network {network.name}")
         return
+    elsewhere = hosts_elsewhere(subject.settings.hosts)
+    if elsewhere:
+        yield Finding(
+            "guest network",
+            "fault",
+            f"mode user gives guests addresses that only their own host reaches, and these are other machines: "
+            f"{', '.join(elsewhere)}",
+            'take them out of config.toml, or set network.mode = "network"',
+        )
     taken = sorted(foreign_listeners(network.range, Path("/proc/net/tcp")) - subject.own_addresses)
     if taken:
         yield Finding(
@@ -257,6 +268,12 @@ def _network(subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield Finding("guest network", "ok", f"user mode, {network.range} is free")
+
+
+def hosts_elsewhere(hosts: Iterable[HostSettings]) -> list[str]:
+    """Names of hosts whose URI leads to another machine."""
+    here = (None, "", "localhost", "127.0.0.1", "::1")
+    return [host.name for host in hosts if urlsplit(host.uri).hostname not in here]
 
 
 def foreign_listeners(allotted: str, table: Path) -> set[str]:

@@ -30,7 +30,7 @@ from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.repair import Moment, plan_repairs
-from orchestrator.planner.sizing import plan_sizes
+from orchestrator.planner.sizing import is_growing, plan_sizes
 from orchestrator.planner.world import Desired, sighting_of
 
 Suspects = frozenset[tuple[str, str]]  # (host, domain)
@@ -57,7 +57,8 @@ def plan(
     matches = _balancer_matches(config.digest(), bool(config.frontends), observed)
     steps: list[Step] = [] if matches else [ConvergeBalancer(config, _balancer_reason(observed))]
     wakes: list[float] = []
-    for wanted in desired.sets:
+    # Between sets too, what waits for a machine comes before a refill: memory is given in this order.
+    for wanted in sorted(desired.sets, key=lambda one: not is_growing(one, by_set[one.name])):
         members = by_set[wanted.name]
         set_steps, set_wakes = _plan_set(wanted, members, (desired, observed, busy, now, matches), placement)
         steps += set_steps

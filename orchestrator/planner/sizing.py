@@ -43,6 +43,12 @@ class Sizing:
     stuck: str = ""
 
 
+def is_growing(wanted: ScaleSet, members: list[Member]) -> bool:
+    """Whether instances are missing."""
+    there = sum(member.role is Role.INSTANCE and not member.is_leaving for member in members)
+    return there < wanted.wanted_instances
+
+
 def plan_sizes(
     wanted: ScaleSet,
     members: list[Member],

@@ -17,6 +17,9 @@ class Hypervisor(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def zone(self) -> str: ...
+
     def observe(self) -> HostSighting:
         """All our machines in a few bulk calls. Never raises: `answers` False says the host is silent."""
 

@@ -31,6 +31,7 @@ from orchestrator.planner import Desired, Limits, plan
 from orchestrator.ports.balancer import Balancer
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
 from orchestrator.reconcile.readiness_watch import ReadinessWatch
 from orchestrator.reconcile.workers import Work, Workers
 from orchestrator.store import Lease, Store
@@ -46,7 +47,7 @@ _TROUBLE_PAUSE = 2.0  # seconds before what just failed is tried again
 
 @dataclass(frozen=True)
 class ControllerParts:
-    """What a controller works with."""
+    """What a controller works with. `look_deadline`: seconds that a host has to answer."""
 
     store: Store
     recorder: Recorder
@@ -55,6 +56,7 @@ class ControllerParts:
     balancer: Balancer
     lease: Lease
     clock: Clock
+    look_deadline: float = LOOK_DEADLINE
 
 
 class Controller:
@@ -70,6 +72,7 @@ class Controller:
         self._workers = Workers(parallel, len(parts.hosts))
         self._watch = ReadinessWatch(parts.executor.ask_probe, parts.clock, self.wake)
         self._wake = threading.Event()
+        self._lookout = Lookout(parts.hosts, parts.look_deadline, self.wake)
         self._stopping = threading.Event()
         self._suspects: frozenset[tuple[str, str]] = frozenset()
         self._balancer_trouble = ""
@@ -130,7 +133,7 @@ class Controller:
         # record is planned upon, and the world is seen after the records that describe it.
         busy = self._workers.busy()
         snapshot = self._parts.store.snapshot()
-        observed = self._observe(snapshot)
+        observed = self._observe(snapshot, busy)
         now = self._parts.clock.now()
         desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses)
         wanted = plan(desired, observed, busy, now, self._suspects)
@@ -144,8 +147,11 @@ class Controller:
             return min(max(wanted.wake_at - now, 0.001), SAFETY_NET)
         return SAFETY_NET
 
-    def _observe(self, snapshot: Snapshot) -> Observed:
-        sightings = {name: host.observe() for name, host in self._parts.hosts.items()}
+    def _observe(self, snapshot: Snapshot, busy: Mapping[str, EffectKind]) -> Observed:
+        stamps: dict[str, list[object]] = {}
+        for member in snapshot.members:
+            stamps.setdefault(member.host, []).append((member, busy.get(member.name)))
+        sightings = self._lookout.look(stamps)
         balancer = replace(self._parts.balancer.observe(), trouble=self._balancer_trouble)
         sets = {one.name: one for one in snapshot.sets}
         serving = [

@@ -19,7 +19,8 @@ from orchestrator.store.store import Snapshot
 RECIPES = ("micro", "debian-12")
 
 WhyNotBindable = Callable[[str, int], str]
-WhyNoFirmware = Callable[[Firmware], str]
+WhyNoFirmware = Callable[[Firmware, tuple[str, ...] | None], str]
+"""What the hosts of these zones (None: of all) lack for it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _check_firmware(spec: ScaleSetSpec, current: ScaleSet | None, why_no_firmwar
     firmware = spec.machine.firmware
     # What the set has already is not asked for again: it must not stand in the way of making it smaller.
     had = current.spec.machine.firmware if current is not None else "bios"
-    why = why_no_firmware(firmware) if firmware not in ("bios", had) else ""
+    why = why_no_firmware(firmware, spec.zones) if firmware not in ("bios", had) else ""
     if why:
         packages = "ovmf" if firmware == "uefi" else "ovmf swtpm swtpm-tools"
         raise Conflict(

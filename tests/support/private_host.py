@@ -1,4 +1,5 @@
-"""A libvirtd of its own, in its own network and mount namespaces: it may be killed, starved and given networks.
+"""A libvirtd of its own, in its own mount namespace: it may be killed and starved. In a network namespace of its
+own it may be given networks too; without, its guests' forwarded ports are those of this machine.
 
 The namespaces have the machine's files, but their own /run, /etc/libvirt, /var/lib/libvirt, /var/log/libvirt and
 /var/cache/libvirt. Everything in them ends with the namespace's first process.
@@ -21,17 +22,20 @@ _PRIVATE = ("/run", "/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/va
 
 
 class PrivateHost:
-    """`enter` is put before a command to run it inside."""
+    """`enter` is put before a command to run it inside; `uri` reaches its libvirtd from outside."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, own_network: bool = True) -> None:
         self._directory = directory
+        self._spaces = ["--mount", "--net"] if own_network else ["--mount"]
+        socket = directory / str(_PRIVATE.index("/run")) / "libvirt" / "libvirt-sock"
+        self.uri = f"qemu+unix:///system?socket={socket}"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
     def enter(self) -> list[str]:
         assert self._keeper is not None
-        return ["nsenter", f"--target={self._keeper.pid}", "--mount", "--net", "--"]
+        return ["nsenter", f"--target={self._keeper.pid}", *self._spaces, "--"]
 
     def start(self) -> None:
         """Make the namespaces and start virtlogd and libvirtd under a subreaper, as `scripts/libvirtd-up` does."""
@@ -43,16 +47,13 @@ class PrivateHost:
                 shutil.copytree(path, own, dirs_exist_ok=True, symlinks=True)
             script.append(f"mkdir -p {path}; mount --bind {own} {path}")
         # The machine's own `default` network would collide with nothing here, but is not ours to start.
-        script += ["rm -f /etc/libvirt/qemu/networks/autostart/*", "ip link set lo up", "exec sleep infinity"]
-        self._keeper = subprocess.Popen(["unshare", "--mount", "--net", "sh", "-c", "\n".join(script)])
-        wait_until(self._is_separate, 10, "the namespaces are there")
+        script += ["rm -f /etc/libvirt/qemu/networks/autostart/*", "ip link set lo up"]
+        ready = self._directory / "ready"
+        script += [f"touch {ready}", "exec sleep infinity"]
+        self._keeper = subprocess.Popen(["unshare", *self._spaces, "sh", "-c", "\n".join(script)])
+        wait_until(ready.exists, 10, "the namespaces are there")
         self.start_daemon("virtlogd")
         self.start_libvirtd()
-
-    def _is_separate(self) -> bool:
-        assert self._keeper is not None
-        done = subprocess.run([*self.enter, "ip", "-o", "link", "show", "up"], capture_output=True, check=False)
-        return b"lo:" in done.stdout
 
     def start_libvirtd(self) -> None:
         self.start_daemon("libvirtd")
@@ -61,6 +62,14 @@ class PrivateHost:
     def stop_libvirtd(self) -> None:
         """As an upgrade of the package does; guests go on."""
         self._end("libvirtd")
+
+    def signal_libvirtd(self, number: signal.Signals) -> None:
+        """Past the subreaper, to libvirtd itself; guests go on."""
+        reaper = self._daemons["libvirtd"]
+        (child,) = Path(f"/proc/{reaper.pid}/task/{reaper.pid}/children").read_text().split()[:1]
+        os.kill(int(child), number)
+        if number is signal.SIGKILL:
+            self._daemons.pop("libvirtd").wait(timeout=30)
 
     def _answers(self) -> bool:
         command = [*self.enter, "virsh", "-c", "qemu:///system", "version"]
@@ -86,6 +95,8 @@ class PrivateHost:
         """Machines first, then daemons, then the namespaces."""
         if self._keeper is None:
             return
+        if "libvirtd" not in self._daemons:
+            self.start_libvirtd()
         with contextlib.suppress(subprocess.CalledProcessError):
             for name in self.run("virsh", "-q", "-c", "qemu:///system", "list", "--name").split():
                 self.run("virsh", "-c", "qemu:///system", "destroy", name)
@@ -100,20 +111,21 @@ class PrivateHost:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _kill_inhabitants(self) -> None:
-        """Processes still in our network namespace, such as dnsmasq: only those, by their namespace."""
+        """Processes still in our namespace, such as dnsmasq: only those, by their namespace."""
         assert self._keeper is not None
-        ours = Path(f"/proc/{self._keeper.pid}/ns/net").readlink()
+        space = "net" if "--net" in self._spaces else "mnt"
+        ours = Path(f"/proc/{self._keeper.pid}/ns/{space}").readlink()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != self._keeper.pid:
                 with contextlib.suppress(OSError):
-                    if (entry / "ns" / "net").readlink() == ours:
+                    if (entry / "ns" / space).readlink() == ours:
                         os.kill(int(entry.name), signal.SIGKILL)
 
 
 @contextlib.contextmanager
-def private_host() -> Iterator[PrivateHost]:
+def private_host(own_network: bool = True) -> Iterator[PrivateHost]:
     """A running private host, removed at the end."""
-    host = PrivateHost(Path("/var/tmp") / f"understudy-host-{secrets.token_hex(4)}")
+    host = PrivateHost(Path("/var/tmp") / f"understudy-host-{secrets.token_hex(4)}", own_network)
     try:
         host.start()
         yield host

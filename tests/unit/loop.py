@@ -19,6 +19,7 @@ from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.planner import Limits
 from orchestrator.reconcile.controller import Controller, ControllerParts
+from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
 from orchestrator.service import declare
 from orchestrator.service.declare import Surroundings
 from orchestrator.store import Lease, Store, open_store
@@ -57,6 +58,7 @@ class Site:
     parallel: int
     addresses: str
     identities: FakeIdentities
+    look_deadline: float = LOOK_DEADLINE
     reached: threading.Event = field(default_factory=threading.Event)
     _controller: Controller | None = None
 
@@ -89,6 +91,7 @@ class Site:
             balancer=self.balancer,
             lease=Lease(self.store, holder=holder),
             clock=self.clock,
+            look_deadline=self.look_deadline,
         )
         return Controller(parts, self.limits, PREFIX, self.parallel, addressing.capacity())
 
@@ -131,8 +134,10 @@ class Site:
         declare.scale(self.store, name, instances, self.surroundings())
 
     def surroundings(self) -> Surroundings:
-        seen = tuple(host.observe() for host in self.hosts.values())
-        return Surroundings(seen, self.limits.memory_ratio, self.balancer.why_not_bindable, lambda _firmware: "")
+        seen = tuple(Lookout(self.hosts, self.look_deadline).look().values())
+        return Surroundings(
+            seen, self.limits.memory_ratio, self.balancer.why_not_bindable, lambda _firmware, _zones: ""
+        )
 
     # ---- looking -----------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from tests.fakes import (
     GuestThatNeverBoots,
     GuestWithFailingSetup,
     HypervisorThatCannotDestroy,
+    HypervisorThatHangs,
     HypervisorThatLosesAnswers,
     ScriptedGuest,
     all_domains,
@@ -347,6 +348,32 @@ def test_a_set_that_does_not_fit_says_so_and_goes_on_when_there_is_room(tmp_path
         site.settle()
         site.settle("api")
         assert len(site.members(name="api")) == 1
+
+
+def test_a_host_that_hangs_is_left_alone_and_the_others_go_on(tmp_path: Path) -> None:
+    with open_site(tmp_path, HypervisorThatHangs, hosts=("one", "two")) as site:
+        site.look_deadline = 0.2
+        site.apply(instances=2, standby={"max_ready": 4})
+        site.settle()
+        two = site.hosts["two"]
+        assert isinstance(two, HypervisorThatHangs)
+        before, rotation = dict(two.machines), site.rotation()
+        two.hang()
+        try:
+            site.scale(5)
+            site.settle_stuck()
+            assert {one.zone for one in site.instances() if one.name not in rotation} == {"a"}
+            assert (
+                "zone b is passed over: no host answers; host two has not answered"
+                in site.events("claim_cold")[-1]
+            )
+            assert two.machines == before
+            assert site.rotation() >= rotation
+        finally:
+            two.go_on()
+        site.settle()
+        assert two.machines.keys() <= before.keys()
+        assert len(site.rotation()) == 5
 
 
 def test_a_full_address_range_is_the_reason_and_stops_nothing_else(tmp_path: Path) -> None:

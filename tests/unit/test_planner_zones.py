@@ -227,6 +227,15 @@ def test_members_of_a_zone_that_was_renamed_belong_to_their_hosts_zone() -> None
     assert [step.member.name for step in steps_for(wanted, members) if isinstance(step, Claim)] == ["web-00101"]
 
 
+def test_memory_goes_to_a_set_that_waits_before_the_pool_of_another() -> None:
+    api = make_set(make_spec(name="api", instances=0, standby={"max_ready": 2}, endpoints=[]))
+    web = zoned(2)
+    host = see_host(memory_total=3 * MEMORY)
+    steps = plan(wish(api, web), see_world(host), {}, NOW).steps
+    made = [(step.set_name, step.role) for step in steps if isinstance(step, Admit)]
+    assert made == [("web", Role.INSTANCE), ("web", Role.INSTANCE), ("api", Role.STANDBY)]
+
+
 # ---- the pool ------------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ def free(_address: str, _port: int) -> str:
     return ""
 
 
-def offered(_firmware: str) -> str:
+def offered(_firmware: str, _zones: tuple[str, ...] | None) -> str:
     return ""
 
 
@@ -151,10 +151,10 @@ def test_memory_of_a_host_that_does_not_answer_is_not_judged(storage: Storage) -
 def test_firmware_that_a_host_does_not_have_is_refused_with_what_to_install(
     storage: Storage, firmware: str, fix: str
 ) -> None:
-    asked: list[str] = []
+    asked: list[tuple[str, tuple[str, ...] | None]] = []
 
-    def missing(wanted: str) -> str:
-        asked.append(wanted)
+    def missing(wanted: str, zones: tuple[str, ...] | None) -> str:
+        asked.append((wanted, zones))
         return "host local: it is not there"
 
     bare = Surroundings((see_host(),), 1.0, free, missing)
@@ -163,12 +163,14 @@ def test_firmware_that_a_host_does_not_have_is_refused_with_what_to_install(
     assert error.value.fix == fix
     assert unchanged(storage)
     assert declare.apply(storage.store, make_spec(), bare)
-    assert asked == [firmware]
+    with pytest.raises(Conflict):
+        declare.apply(storage.store, make_spec(name="api", machine={"firmware": firmware}, zones=["a"]), bare)
+    assert asked == [(firmware, None), (firmware, ("a",))]
 
 
 def test_a_set_that_has_its_firmware_can_be_made_smaller_where_that_is_no_more(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(machine={"firmware": "uefi"}), around())
-    bare = Surroundings((see_host(),), 1.0, free, lambda _firmware: "host local: it is not there")
+    bare = Surroundings((see_host(),), 1.0, free, lambda _firmware, _zones: "host local: it is not there")
     declare.scale(storage.store, "web", 1, bare)
     assert declare.get_set(storage.store, "web").spec.instances == 1
     with pytest.raises(Conflict, match=r"machine.firmware uefi-secure cannot be had"):

@@ -15,6 +15,7 @@ import libvirt
 from orchestrator.drivers.libvirt.errors import from_libvirt
 from orchestrator.errors import HostUnreachable
 
+_CLOSE_SECONDS = 1.0
 _loop_lock = threading.Lock()
 _loop: threading.Thread | None = None
 
@@ -68,8 +69,12 @@ class LibvirtConnection:
         self._lost.append(on_lost)
 
     def close(self) -> None:
-        with self._lock:
-            self._drop()
+        # Opening may hang in another thread; whoever closes does not hang with it.
+        if self._lock.acquire(timeout=_CLOSE_SECONDS):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def _is_alive(self) -> bool:
         try:

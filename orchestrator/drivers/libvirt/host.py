@@ -93,6 +93,10 @@ class LibvirtHost:
     def name(self) -> str:
         return self._identity.name
 
+    @property
+    def zone(self) -> str:
+        return self._identity.zone
+
     # ---- looking -----------------------------------------------------------------------------------------
 
     def observe(self) -> HostSighting:
