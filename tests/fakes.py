@@ -43,7 +43,7 @@ from orchestrator.models.sightings import (
     ServerSighting,
 )
 from orchestrator.models.spec import Probe
-from orchestrator.ports.guest import GuestAddress, GuestShell, Patience
+from orchestrator.ports.guest import GuestAddress, GuestShell, Listen, Patience
 from tests.builders import GIB, INSTALLATION, NOW, PREFIX
 
 REAL_SECONDS = 20.0  # real time after which a fake that waits gives up: the test that made it wait is wrong
@@ -570,6 +570,7 @@ class FakeGuest:
         self._held: set[str] = set()
         self.waiting: Counter[str] = Counter()  # by member: who is waited for now
         self.shells: list[FakeGuestShell] = []
+        self.outputs: dict[str, list[bytes]] = {}  # command -> what it says, in the chunks in which it comes
 
     # ---- the port ----------------------------------------------------------------------------------------
 
@@ -657,8 +658,11 @@ class FakeGuestShell:
     def await_setup(self, patience: Patience) -> None:
         self.guest.finish_setup(self.member)
 
-    def run(self, command: str, patience: Patience) -> None:
+    def run(self, command: str, patience: Patience, listen: Listen | None = None) -> None:
         self.commands.append(command)
+        if listen is not None:
+            for chunk in self.guest.outputs.get(command, ()):
+                listen(chunk)
         self.guest.execute(self.member, command)
 
     def set_clock(self, now: float, patience: Patience) -> None:

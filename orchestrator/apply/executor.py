@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.setup import SetupWatch
+from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.config.secrets import read_administrator_password
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import GuestError, HostError
@@ -58,13 +59,21 @@ class World:
 Cancelled = Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class Errand:
+    """Whether an effect is still wanted, and who hears how it goes."""
+
+    cancelled: Cancelled
+    tell: Tell
+
+
 class Executor:
     """One method for each kind of effect; each may be repeated after a crash at any point."""
 
     def __init__(self, installation: Installation, world: World) -> None:
         self._installation = installation
         self._world = world
-        self._effects: dict[EffectKind, Callable[[Member, ScaleSet, Cancelled], None]] = {
+        self._effects: dict[EffectKind, Callable[[Member, ScaleSet, Errand], None]] = {
             EffectKind.CREATE: self._create,
             EffectKind.PROVISION: self._provision,
             EffectKind.START: self._start,
@@ -74,9 +83,9 @@ class Executor:
             EffectKind.DESTROY: self._destroy,
         }
 
-    def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled) -> None:
-        """Raises UnderstudyError; Interrupted once `cancelled` says so."""
-        self._effects[effect.kind](effect.member, wanted, cancelled)
+    def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled, tell: Tell = tell_nobody) -> None:
+        """Raises UnderstudyError; Interrupted once `cancelled` says so. `tell` hears how it goes meanwhile."""
+        self._effects[effect.kind](effect.member, wanted, Errand(cancelled, tell))
 
     def ask_probe(self, member: Member, probe: Probe, seconds: float, cancelled: Cancelled) -> None:
         """Raises NeverReady, GuestError or Interrupted unless the probe passes within that time."""
@@ -93,18 +102,18 @@ class Executor:
 
     # ---- effects -----------------------------------------------------------------------------------------
 
-    def _create(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+    def _create(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         host = self._host(member.host)
         host.ensure_image(wanted.image, self._installation.images / f"{wanted.image.digest}.qcow2")
         host.create_machine(self._blueprint(member, wanted), self._seed(member, wanted))
 
-    def _provision(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
-        patience = self._patience(wanted, cancelled)
+    def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        patience = self._patience(wanted, errand.cancelled)
         if wanted.spec.setup.answer_file == "cloud-init":
-            self._set_up(member, wanted, patience)
+            self._set_up(member, wanted, patience, errand.tell)
         self._await_services(member, wanted, patience)
 
-    def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+    def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience, tell: Tell) -> None:
         watch = SetupWatch(
             self._world.guest,
             self._agent(member),
@@ -117,22 +126,28 @@ class Executor:
             return
         shell = watch.open_shell(patience)
         try:
-            self._run_steps(shell, wanted, patience)
+            self._run_steps(shell, member, wanted, (patience, tell))
         finally:
             shell.close()
 
-    def _run_steps(self, shell: GuestShell, wanted: ScaleSet, patience: Patience) -> None:
-        for step in wanted.spec.setup.steps:
-            if step.run is not None:
-                shell.run(step.run, patience)
-            elif step.upload is not None and step.upload.digest is not None:
-                shell.upload(upload_archive(self._installation.uploads, step.upload.digest), patience)
+    def _run_steps(
+        self, shell: GuestShell, member: Member, wanted: ScaleSet, manner: tuple[Patience, Tell]
+    ) -> None:
+        patience, tell = manner
+        steps = wanted.spec.setup.steps
+        for number, step in enumerate(steps, start=1):
+            report = StepReport(member, f"step {number} of {len(steps)}", self._world.clock, tell)
+            with report.of(step):
+                if step.run is not None:
+                    shell.run(step.run, patience, report.listen)
+                elif step.upload is not None and step.upload.digest is not None:
+                    shell.upload(upload_archive(self._installation.uploads, step.upload.digest), patience)
 
-    def _start(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+    def _start(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._host(member.host).start_machine(domain_name(self._installation.prefix, member.name))
 
-    def _await(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
-        patience = self._patience(wanted, cancelled)
+    def _await(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        patience = self._patience(wanted, errand.cancelled)
         if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
             self._set_clock(member, patience)
         self._await_services(member, wanted, patience)
@@ -150,16 +165,16 @@ class Executor:
         finally:
             shell.close()
 
-    def _hibernate(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+    def _hibernate(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._host(member.host).hibernate_machine(domain_name(self._installation.prefix, member.name))
 
-    def _shut_down(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+    def _shut_down(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         domain, deadline = domain_name(self._installation.prefix, member.name), self._installation.shutdown_timeout
-        clean = self._host(member.host).shut_down_machine(domain, deadline, cancelled)
+        clean = self._host(member.host).shut_down_machine(domain, deadline, errand.cancelled)
         if not clean and member.phase is Phase.PARKING:
             raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
-    def _destroy(self, member: Member, wanted: ScaleSet, cancelled: Cancelled) -> None:
+    def _destroy(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
 
     # ---- parts -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OptionalSet = Annotated[str | None, typer.Argument(metavar="[SET]", help="One set; all of them otherwise.")]
 _WATCH_SECONDS = 1.0
+_CONTINUED = " " * 21 + "| "  # before the further lines of an event
 
 
 def status(
@@ -148,8 +149,14 @@ def _print_event(event: Event, as_json: bool) -> None:
 
         say(json.dumps(vars(event)))
         return
+    say(event_text(event))
+
+
+def event_text(event: Event) -> str:
+    """One line, and one for each further line of its reason."""
     moment = datetime.fromtimestamp(event.at).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    say(f"{moment}  {event.kind:<18} {event.member or event.set_name:<20} {event.reason}")
+    head = f"{moment}  {event.kind:<18} {event.member or event.set_name:<20} "
+    return head + event.reason.replace("\n", "\n" + _CONTINUED)
 
 
 def schema() -> None:

@@ -14,7 +14,7 @@ import paramiko
 from orchestrator.drivers import probes
 from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
 from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, plain, setup_errors
-from orchestrator.ports.guest import GuestAddress, Patience
+from orchestrator.ports.guest import GuestAddress, Listen, Patience
 
 _CONNECT_SECONDS = 60.0  # an emulated guest that boots takes its time over a key exchange
 _PAUSE = 0.1
@@ -79,8 +79,8 @@ class SshShell:
             _, tail = self._execute(_SETUP_TAIL, patience)
             raise SetupFailed(failure(self._name, errors, tail))
 
-    def run(self, command: str, patience: Patience) -> None:
-        status, output = self._execute(command, patience)
+    def run(self, command: str, patience: Patience, listen: Listen | None = None) -> None:
+        status, output = self._execute(command, patience, listen)
         if status != 0:
             tail = plain(output)[-TAIL_SIZE:]
             raise GuestError(f"in {self._name}, {command!r} ended with status {status}: {tail}".rstrip(": "))
@@ -101,7 +101,7 @@ class SshShell:
     def close(self) -> None:
         self._client.close()
 
-    def _execute(self, command: str, patience: Patience) -> tuple[int, str]:
+    def _execute(self, command: str, patience: Patience, listen: Listen | None = None) -> tuple[int, str]:
         """(exit status, output and errors). Raises GuestError on loss, NeverReady at the deadline."""
         try:
             transport = self._client.get_transport()
@@ -113,12 +113,12 @@ class SshShell:
             channel.exec_command(command)
             output = b""
             while not channel.exit_status_ready() or channel.recv_ready():
-                output = (output + _receive(channel))[-_MAX_OUTPUT:]
+                output = (output + _heard(_receive(channel), listen))[-_MAX_OUTPUT:]
                 if patience.is_cancelled():
                     raise Interrupted(command)
                 if time.monotonic() >= patience.deadline:
                     raise NeverReady(f"in {self._name}, {command!r} was not done in time")
-            output = (output + _drain(channel))[-_MAX_OUTPUT:]
+            output = (output + _heard(_drain(channel), listen))[-_MAX_OUTPUT:]
             status = channel.recv_exit_status()
             if status == -1:
                 raise ConnectionLost(f"the connection to {self._name} ended during {command!r}")
@@ -127,6 +127,12 @@ class SshShell:
             raise
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ConnectionLost(f"the connection to {self._name} broke during {command!r}: {error}") from error
+
+
+def _heard(chunk: bytes, listen: Listen | None) -> bytes:
+    if listen is not None:
+        listen(chunk)
+    return chunk
 
 
 def _receive(channel: paramiko.Channel) -> bytes:

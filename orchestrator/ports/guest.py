@@ -20,6 +20,10 @@ class GuestAddress:
     host_key: str
 
 
+Listen = Callable[[bytes], None]
+"""Gets a command's output while it runs, as it comes; b"" several times a second while nothing comes."""
+
+
 @dataclass(frozen=True)
 class Patience:
     """Until when to try (monotonic seconds) and whether the work is still wanted."""
@@ -34,7 +38,7 @@ class GuestShell(Protocol):
     def await_setup(self, patience: Patience) -> None:
         """Returns when first-boot setup has ended well. Raises SetupFailed with the guest's own errors."""
 
-    def run(self, command: str, patience: Patience) -> None:
+    def run(self, command: str, patience: Patience, listen: Listen | None = None) -> None:
         """Runs a command as root. Raises GuestError with the output's tail on a status other than 0."""
 
     def set_clock(self, now: float, patience: Patience) -> None:

@@ -191,7 +191,7 @@ class Controller:
         """Runs in a worker thread: the effect, then its record."""
         effect = work.effect
         try:
-            self._parts.executor.perform(effect, wanted, work.cancelled.is_set)
+            self._parts.executor.perform(effect, wanted, work.cancelled.is_set, self._tell)
             self._parts.recorder.succeeded(effect.member, effect.kind, effect.reason)
             if effect.kind is EffectKind.PROVISION:
                 seconds = self._parts.clock.now() - effect.member.phase_since
@@ -203,6 +203,13 @@ class Controller:
         except Exception:  # one machine must never stop the loop
             log.exception("%s: unexpected failure", effect.reason)
             self._record_failure(effect, UnderstudyError("internal error; see the controller's log"))
+
+    def _tell(self, member: Member, kind: str, words: str) -> None:
+        """An event of work under way. That it cannot be written is no reason for the work to fail."""
+        try:
+            self._parts.store.note(member.set_name, member.name, kind, words)
+        except UnderstudyError as error:
+            log.warning("cannot record what %s says: %s", member.name, error.message)
 
     def _record_failure(self, effect: Effect, error: UnderstudyError) -> None:
         log.warning("%s: %s", effect.reason, error.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,15 @@ class Bench:
     clock: FakeClock
     wanted: ScaleSet
     member: Member
+    told: list[tuple[str, str]] = field(default_factory=list)
 
     def perform(self, kind: EffectKind, cancelled: bool = False) -> None:
-        self.executor.perform(Effect(kind, self.member, "a reason"), self.wanted, lambda: cancelled)
+        effect = Effect(kind, self.member, "a reason")
+        self.executor.perform(effect, self.wanted, lambda: cancelled, self.hear)
+
+    def hear(self, member: Member, kind: str, words: str) -> None:
+        assert member == self.member
+        self.told.append((kind, words))
 
     @property
     def domain(self) -> str:
@@ -211,6 +217,39 @@ def test_a_step_that_fails_ends_the_setup_and_closes_the_session(folder: Path) -
     (shell,) = bench.guest.shells
     assert shell.commands == ["one"]
     assert shell.is_closed
+
+
+def test_steps_tell_their_beginning_their_output_and_their_seconds(folder: Path) -> None:
+    (folder / "site").mkdir()
+    steps = [{"run": "one\ntwo"}, {"upload": {"from": f"{folder}/site", "to": "/srv"}}]
+    bench = make_bench(folder, setup={"steps": steps})
+    bench.guest.outputs["one\ntwo"] = [b"", b"fetching\n", b"12 \xe2\x82", b"\xac\x1b[0m"]
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert bench.told == [
+        ("step_started", "step 1 of 2 of web-00001: run 'one…'"),
+        ("step_output", "fetching"),
+        ("step_output", "12 €[0m"),
+        ("step_done", "step 1 of 2 of web-00001: done after 0.0 s"),
+        ("step_started", f"step 2 of 2 of web-00001: upload '{folder}/site' to /srv"),
+        ("step_done", "step 2 of 2 of web-00001: done after 0.0 s"),
+    ]
+
+
+def test_a_step_that_fails_tells_what_it_said_and_is_named_by_its_failure(folder: Path) -> None:
+    bench = make_bench(folder, setup={"steps": [{"run": "one"}, {"run": "two"}]})
+    bench.guest.outputs["two"] = [b"E: no such package"]
+    bench.guest.errors["two"] = ["no such package"]
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(GuestError) as error:
+        bench.perform(EffectKind.PROVISION)
+    assert error.value.message == (
+        "step 2 of 2 failed after 0.0 s: in web-00001, 'two' ended with status 1: no such package"
+    )
+    assert bench.told[-2:] == [
+        ("step_started", "step 2 of 2 of web-00001: run 'two'"),
+        ("step_output", "E: no such package"),
+    ]
 
 
 class GuestThatRestartsDuringItsSetup(ScriptedGuest):

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import HostUnreachable
+from orchestrator.errors import HostUnreachable, StoreError
 from orchestrator.models.machine import Blueprint
 from orchestrator.models.members import Phase, Role
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.service import declare
 from orchestrator.service import members as requests
-from orchestrator.store import Lease
+from orchestrator.store import Lease, Store
 from tests.builders import PREFIX, make_spec
 from tests.fakes import (
     FakeHypervisor,
@@ -43,6 +43,22 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def domain(name: str) -> str:
     return domain_name(PREFIX, name)
+
+
+class StoreThatCannotNote(Store):
+    """Everything but events of work under way can be written."""
+
+    def note(self, set_name: str, member: str, kind: str, reason: str) -> None:
+        raise StoreError("cannot use the store: database or disk is full")
+
+
+def test_a_step_whose_output_cannot_be_recorded_is_no_worse_for_it(tmp_path: Path) -> None:
+    with open_site(tmp_path) as site:
+        site.store = StoreThatCannotNote(site.store.database, site.clock.now)
+        site.apply(instances=1, setup={"steps": [{"run": "one"}, {"run": "two"}]})
+        site.settle()
+        assert site.guest.commands(site.only().name) == ["one", "two"]
+        assert site.events("step_started") == []
 
 
 # ---- machines that go away -----------------------------------------------------------------------------------
