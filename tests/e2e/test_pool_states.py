@@ -85,6 +85,22 @@ def test_the_cost_of_each_state_of_the_pool_is_shown(web: Installation) -> None:
     assert "all stopped" in web.run("cost")
 
 
+def test_a_pool_tells_that_it_cannot_be_filled_recovers_and_is_exhausted(web: Installation) -> None:
+    good = web_set(web, instances=0, standby="{state: running, max_ready: 1}", name="spare", port=8082)
+    web.write("spare.yaml", good.replace("    #!/bin/sh\n", "    #!/bin/sh\n    exit 7\n", 1))
+    web.run("apply", str(web.root / "spare.yaml"), expect=1)
+    pool = web.status("spare")["standby"]
+    assert (pool["health"], pool["ready"]) == ("degraded", 0)
+    assert "the standby pool of spare is degraded: spare-" in web.run("events", "spare")
+    web.write("spare.yaml", good)
+    web.run("apply", str(web.root / "spare.yaml"))
+    assert web.status("spare")["standby"]["health"] == "healthy"
+    assert "the standby pool of spare has recovered" in web.run("events", "spare")
+    web.run("scale", "spare", "1")
+    assert "the standby pool of spare is exhausted" in web.run("events", "spare")
+    web.run("delete", "spare")
+
+
 def test_deleting_the_set_leaves_no_saved_memory(web: Installation) -> None:
     web.run("pool", "web", "--state", "hibernated")
     assert saved_memory(web) == 1
