@@ -159,7 +159,7 @@ def _grow(
 
 @dataclass
 class _Growth:
-    """Instance by instance: the zone first, then its pool, then a machine made there."""
+    """Instance by instance: the zone first, then its pool, then a machine made there. `claimed` are names."""
 
     wanted: ScaleSet
     pool: list[Member]
@@ -167,7 +167,7 @@ class _Growth:
     placement: Placement
     spread: Spread
     ready: list[Member]
-    claimed: list[Member] = field(default_factory=list)
+    claimed: set[str] = field(default_factory=set)
 
     def next_step(self) -> Claim | Admit | None:
         """None where no zone has a ready member or room."""
@@ -182,7 +182,7 @@ class _Growth:
 
     def reserve(self) -> _Reserve:
         """What the claims have left of the pool."""
-        left = [member for member in self.pool if member not in self.claimed]
+        left = [member for member in self.pool if member.name not in self.claimed]
         return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
 
     def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
@@ -190,7 +190,7 @@ class _Growth:
         if member is None:
             return None
         self.ready.remove(member)
-        self.claimed.append(member)
+        self.claimed.add(member.name)
         where = f"{self.wanted.name}{self.spread.place(zone)}"
         reason = f"claimed {member.name} from the standby pool of {where}"
         return Claim(member, Phase.STARTING, reason + words_of(passed, self.wanted, self.placement))
@@ -201,10 +201,9 @@ class _Growth:
         if host is None:
             return None
         here = [member for member in self.pool if self.placement.zone_of(member) == zone]
-        claims = sum(member in self.claimed for member in here)
-        left = [member for member in here if member not in self.claimed]
+        left = [member for member in here if member.name not in self.claimed]
         place = self.spread.place(zone)
-        why = why_not_claimed(wanted, left, self.powers, claims, place)
+        why = why_not_claimed(wanted, left, self.powers, len(here) - len(left), place)
         reason = f"creating an instance of {wanted.name}{place} cold: {why}"
         reason += words_of(passed, wanted, self.placement)
         return Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold")
@@ -307,13 +306,13 @@ def _superfluous(wanted: ScaleSet, instances: list[Member], count: int) -> list[
     strays = sum(not is_in_zones(member, wanted) for member in ranked)
     if policy != "balanced" or count <= strays:
         return ranked[:count]
-    chosen = ranked[:strays]
-    zones = Counter(member.zone for member in instances)
+    chosen, left = ranked[:strays], ranked[strays:]
+    zones = Counter(member.zone for member in left)
     for _ in range(count - strays):
-        serving = [member for member in ranked if member not in chosen]
-        idle = [member for member in serving if member.phase is not Phase.IN_SERVICE]
-        largest = max(zones[member.zone] for member in serving)
-        victim = next(iter(idle), None) or next(m for m in serving if zones[m.zone] == largest)
+        idle = next((member for member in left if member.phase is not Phase.IN_SERVICE), None)
+        largest = max(zones[member.zone] for member in left)
+        victim = idle or next(member for member in left if zones[member.zone] == largest)
+        left.remove(victim)
         chosen.append(victim)
         zones[victim.zone] -= 1
     return chosen
