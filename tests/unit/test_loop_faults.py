@@ -392,6 +392,29 @@ def test_a_host_that_hangs_is_left_alone_and_the_others_go_on(tmp_path: Path) ->
         assert len(site.rotation()) == 5
 
 
+def test_an_answer_from_before_the_records_changed_is_no_news(tmp_path: Path) -> None:
+    with open_site(tmp_path, HypervisorThatHangs) as site:
+        site.look_deadline = 0.2
+        site.apply(instances=1)
+        site.turn_until(lambda: bool(site.members()))
+        name = site.only().name
+        site.guest.hold(name)
+        site.turn_until(lambda: site.guest.waiting[name] > 0)
+        host = site.host
+        assert isinstance(host, HypervisorThatHangs)
+        host.power_off(domain(name))
+        host.hang()
+        try:
+            site.controller.turn()  # sees it off, but does not say so in time
+            host.start_machine(domain(name))
+            site.guest.let_go(name)
+            site.turn_until(lambda: site.phase(name) is Phase.READY)
+        finally:
+            host.go_on()
+        site.settle()
+        assert not site.events("starting")
+
+
 def test_a_full_address_range_is_the_reason_and_stops_nothing_else(tmp_path: Path) -> None:
     with open_site(tmp_path, addresses="127.77.0.0/29") as site:  # five addresses
         site.apply(instances=2)
