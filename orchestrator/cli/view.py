@@ -75,6 +75,8 @@ def _print_set(one: dict[str, Any]) -> None:
         say(f"  reason: {one['reason']}")
     if one["health"] != "healthy":
         say(f"  {one['health']}: {one['health_reason']}")
+    if one["rollout"]["state"] != "none":
+        _print_rollout(one["rollout"])
     for endpoint in one["endpoints"]:
         say(f"  endpoint {endpoint['name']}: {endpoint['address']}:{endpoint['port']}")
     if one["standby"]:
@@ -97,6 +99,22 @@ def _print_zones(zones: dict[str, Any]) -> None:
         counts = f"{instances['in_service']}/{instances['desired']} in service"
         counts += f", {pool['ready']} of {pool['target']} ready in the pool"
         say(f"  zone {name}: {counts}" + ("" if zone["declared"] else "; not declared any more"))
+
+
+_ROLLOUT_WORDS = {
+    "pool": "the standby pool is renewed first",
+    "rolling": "instances are replaced",
+    "paused": "paused",
+    "stopped": "stopped",
+}
+
+
+def _print_rollout(rollout: dict[str, Any]) -> None:
+    why = f": {rollout['reason']}" if rollout["reason"] else ""
+    say(
+        f"  rollout: {_ROLLOUT_WORDS[rollout['state']]}, {rollout['updated']} of the new model in service, "
+        f"{rollout['stale']} of an older one{why}"
+    )
 
 
 def _print_pool(pool: dict[str, Any]) -> None:

@@ -118,13 +118,29 @@ class PoolCondition:
     is_degraded: bool = False
 
 
+class RolloutLevel(StrEnum):
+    """How far a changed model has come, as last told."""
+
+    NONE = "none"
+    ON = "on"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class RolloutCondition:
+    """`model`: the one that was being rolled out when this was told."""
+
+    level: RolloutLevel = RolloutLevel.NONE
+    model: str = ""
+
+
 @dataclass(frozen=True)
 class ScaleSet:
     """A declared set: its spec, its current model and whether it is being taken away.
 
     `generation` grows with every wish; the controller answers with `settled_generation` once a look at the
     world found nothing more to do for it, and with `stuck` while only waiting could help. `pool` is the condition
-    of its pool that was last told.
+    of its pool that was last told, `rollout` that of the change of its model.
     """
 
     spec: ScaleSetSpec
@@ -135,6 +151,7 @@ class ScaleSet:
     deleting: bool
     stuck: str
     pool: PoolCondition = PoolCondition()
+    rollout: RolloutCondition = RolloutCondition()
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.models.naming import LOOPBACK_SHIFT
-from orchestrator.models.units import Duration, Percent, Size, parse_percent
+from orchestrator.models.units import Duration, Percent, Share, Size, parse_percent, share_of
 from orchestrator.models.windows import WindowsSpec
 
 SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
@@ -210,6 +210,27 @@ class RepairSpec(_Part):
     max_unhealthy: Percent = 20
 
 
+class UpdateSpec(_Part):
+    """How a changed model reaches the instances: counts, or percent of the declared instances."""
+
+    max_surge: Share = 1
+    max_unavailable: Share = 0
+
+    def surge(self, instances: int) -> int:
+        """How many more than declared there may be; a percentage is rounded up."""
+        return share_of(self.max_surge, instances, round_up=True)
+
+    def unavailable(self, instances: int) -> int:
+        """How many fewer than declared may serve; a percentage is rounded down."""
+        return share_of(self.max_unavailable, instances, round_up=False)
+
+    @model_validator(mode="after")
+    def _can_move(self) -> UpdateSpec:
+        if self.surge(100) == self.unavailable(100) == 0:
+            raise ValueError("'max_surge' and 'max_unavailable' are both 0: no instance could ever be replaced")
+        return self
+
+
 class ScaleSetSpec(_Part):
     """One document of a scale set file. `zones` None: all zones of the configured hosts."""
 
@@ -225,6 +246,7 @@ class ScaleSetSpec(_Part):
     zones: tuple[ZoneName, ...] | None = None
     scale_in: ScaleInSpec = ScaleInSpec()
     repair: RepairSpec = RepairSpec()
+    update: UpdateSpec = UpdateSpec()
 
     @field_validator("zones")
     @classmethod

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.members import Member, Phase, PoolCondition, PoolState, Request, Role
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolState, Request, Role, RolloutCondition
 
 
 class EffectKind(StrEnum):
@@ -115,6 +115,24 @@ class NotePool:
 
 
 @dataclass(frozen=True)
+class NoteRollout:
+    """Record how far a changed model of a set has come; `events` are (kind, words)."""
+
+    set_name: str
+    condition: RolloutCondition
+    events: tuple[tuple[str, str], ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Renew:
+    """Record that an instance of an older model gets a new machine under its name."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True)
 class ForgetSet:
     """Remove the record of a deleted set that has no members left."""
 
@@ -156,8 +174,21 @@ class ConvergeBalancer:
     reason: str
 
 
-RecordStep = Admit | Claim | Advance | Repair | NoteHealth | NoteRestart | Retire | Settle | NotePool | ForgetSet
-Note = Settle | NotePool | NoteHealth
+RecordStep = (
+    Admit
+    | Claim
+    | Advance
+    | Repair
+    | NoteHealth
+    | NoteRestart
+    | Retire
+    | Renew
+    | Settle
+    | NotePool
+    | NoteRollout
+    | ForgetSet
+)
+Note = Settle | NotePool | NoteRollout | NoteHealth
 """What is only told: nothing would be done to the world."""
 Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 
@@ -165,9 +196,19 @@ Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
 def set_of(step: Step) -> str:
     """Name of the scale set a step is about; empty for the load balancer and for leaks, which are no set's."""
     match step:
-        case Admit() | Settle() | NotePool() | ForgetSet():
+        case Admit() | Settle() | NotePool() | NoteRollout() | ForgetSet():
             return step.set_name
-        case Claim() | Advance() | Repair() | NoteHealth() | NoteRestart() | Retire() | Effect() | Interrupt():
+        case (
+            Claim()
+            | Advance()
+            | Repair()
+            | NoteHealth()
+            | NoteRestart()
+            | Retire()
+            | Renew()
+            | Effect()
+            | Interrupt()
+        ):
             return step.member.set_name
         case _:
             return ""

@@ -14,6 +14,7 @@ _SIZE_FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _DURATION_FACTORS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_MS = 10**15
 _LARGEST = 2**80  # bytes
+_MOST = 100_000  # machines of one set
 _PERCENT = re.compile(r"^([0-9]{1,3})%$")
 _QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$")
 
@@ -66,6 +67,23 @@ def parse_percent(value: object) -> int:
     return int(match[1])
 
 
+def parse_share(value: object) -> int | str:
+    """A count, or percent of one, such as `2` or `"25%"`, as written. Raises ValueError for anything else."""
+    if isinstance(value, str) and (match := _PERCENT.match(value)) and int(match[1]) <= 100:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST:
+        return value
+    raise ValueError(f"{value!r} is neither a number from 0 on nor a percentage up to 100%, for example 1 or 25%")
+
+
+def share_of(share: int | str, whole: int, round_up: bool) -> int:
+    """`share` of `whole` as a whole number: 25% of 10 is 3 rounded up, 2 rounded down."""
+    if isinstance(share, int):
+        return share
+    hundredths = int(share.removesuffix("%")) * whole
+    return -(-hundredths // 100) if round_up else hundredths // 100
+
+
 def _split(value: object, factors: dict[str, int] | dict[str, float], example: str) -> tuple[float, str]:
     units = ", ".join(factors)
     match = _QUANTITY.match(value) if isinstance(value, str) else None
@@ -93,4 +111,16 @@ Percent = Annotated[
     BeforeValidator(parse_percent),
     PlainSerializer(lambda share: f"{share}%", return_type=str),
     WithJsonSchema({"type": "string", "pattern": "^(100|[1-9][0-9]?)%$"}),
+]
+Share = Annotated[
+    int | str,
+    BeforeValidator(parse_share),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": _MOST},
+                {"type": "string", "pattern": "^(100|[0-9]{1,2})%$"},
+            ]
+        }
+    ),
 ]

@@ -259,7 +259,8 @@ def _clean(view: MemberView) -> MemberPlan:
 
 def _retry(view: MemberView) -> MemberPlan:
     member = view.member
-    if member.role is Role.INSTANCE and member.failures >= MAX_TRIES:
+    is_given_up = member.failures >= MAX_TRIES and member.model == view.wanted.model
+    if member.role is Role.INSTANCE and is_given_up:
         return MemberPlan(waiting=gave_up(member, member.reason), is_stuck=True)
     due = retry_at(member, view.limits)
     if view.now < due:

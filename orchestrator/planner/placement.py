@@ -45,6 +45,11 @@ class Placement:
         self._book(set_name, best.name, memory)
         return best
 
+    def has_room(self, memory: int, zones: tuple[str, ...] | None = None) -> bool:
+        """Whether `take` would find a host in one of these zones (None: in any); takes nothing."""
+        fitting = [host for host in self.hosts.values() if host.answers and self._room(host) >= memory]
+        return self.free_addresses > 0 and any(not zones or host.zone in zones for host in fitting)
+
     def why_full(self, memory: int, zone: str = "") -> str:
         """One sentence on why there is no host, in that zone or at all."""
         hosts = self._hosts(zone)

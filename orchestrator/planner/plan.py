@@ -6,6 +6,7 @@ Pure: the same wish, sighting, work under way and moment give the same steps. A 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from orchestrator.lifecycle.table import HOPELESS, UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
@@ -20,6 +21,7 @@ from orchestrator.models.steps import (
     Interrupt,
     Plan,
     RemoveLeak,
+    Renew,
     Retire,
     Settle,
     Step,
@@ -30,7 +32,8 @@ from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.repair import Moment, plan_repairs
-from orchestrator.planner.sizing import is_growing, plan_sizes
+from orchestrator.planner.rollout import Rollout, note_rollout, plan_rollout, replaces_in_place, view_set
+from orchestrator.planner.sizing import Demands, is_growing, plan_sizes
 from orchestrator.planner.world import Desired, sighting_of
 
 Suspects = frozenset[tuple[str, str]]  # (host, domain)
@@ -82,19 +85,23 @@ def _plan_set(
     wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
 ) -> tuple[list[Step], list[float]]:
     desired, observed, busy, now, balancer_matches = context
-    steps, waits = _plan_members(wanted, members, context)
-    powers = {member.name: sighting_of(member, desired.prefix, observed).power for member in members}
-    repairs = plan_repairs(wanted, members, Moment(powers, frozenset(busy), observed, now, desired.limits))
+    has_room = placement.has_room(wanted.spec.machine.memory, wanted.spec.zones)
+    view = view_set(wanted, members, (desired.prefix, observed), has_room, now)
+    rollout = plan_rollout(view, replaces_in_place(wanted))
+    steps, waits = _plan_members(wanted, members, context, rollout)
+    moment = Moment(view.powers, frozenset(busy), observed, now, desired.limits)
+    repairs = plan_repairs(wanted, members, moment)
     steps += repairs.steps
     waits += [MemberPlan(waiting=words, is_stuck=True) for words in repairs.waiting]
+    waits = rollout.add_waiting(waits)
     wakes = [wait.until for wait in waits if wait.until is not None] + repairs.wakes
-    sizing = plan_sizes(wanted, members, powers, frozenset(busy), placement, repairs.replaced)
-    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire)}
+    demands = Demands(repairs.replaced, rollout.turnover)
+    sizing = plan_sizes(wanted, members, view.powers, frozenset(busy), placement, demands)
+    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire | Renew)}
     steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
     steps += sizing.steps
-    change = note_pool(wanted, members, powers)
-    if change is not None:
-        steps.append(change)
+    told, pool_told = note_rollout(view, rollout), note_pool(wanted, members, view.powers)
+    steps = [*([told] if told else []), *steps, *([pool_told] if pool_told else [])]
     if steps or any(member.name in busy for member in members):
         return steps, wakes
     if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
@@ -104,7 +111,7 @@ def _plan_set(
 
 
 def _plan_members(
-    wanted: ScaleSet, members: list[Member], context: Context
+    wanted: ScaleSet, members: list[Member], context: Context, rollout: Rollout
 ) -> tuple[list[Step], list[MemberPlan]]:
     """Each by itself: steps, and what is waited for."""
     desired, observed, busy, now, _ = context
@@ -121,6 +128,8 @@ def _plan_members(
             MemberView(member, wanted, sighting, observed.balancer, now, desired.limits, park_in)
         )
         steps += outcome.steps
+        if outcome.until is not None and rollout.tries_again(member, wanted):
+            outcome = replace(outcome, is_stuck=False)
         if outcome.waiting:
             waits.append(outcome)
     return steps, waits

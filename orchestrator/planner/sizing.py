@@ -7,12 +7,12 @@ other choices.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
-from orchestrator.models.steps import Admit, Claim, Retire, Step
+from orchestrator.models.steps import Admit, Claim, Renew, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
@@ -36,6 +36,36 @@ _SWAP_AFTER = 2
 
 
 @dataclass(frozen=True)
+class Turnover:
+    """What a rollout asks of the sizes (see `rollout`).
+
+    `spare` instances above the declared number are kept, `surge` more are made; `replaced` names those of an older
+    model whose places new ones take. `leave` are the steps by which old ones leave.
+    """
+
+    is_on: bool = False
+    spare: int = 0
+    surge: int = 0
+    replaced: tuple[str, ...] = ()
+    leave: tuple[Retire | Renew, ...] = ()
+
+
+NO_TURNOVER = Turnover()
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What others ask of the sizes. `repaired`: instances that a ready pool member is to take the place of, each
+    with what is done without one."""
+
+    repaired: Sequence[tuple[Member, Step]] = ()
+    turnover: Turnover = NO_TURNOVER
+
+
+NO_DEMANDS = Demands()
+
+
+@dataclass(frozen=True)
 class Sizing:
     """Steps that change counts; `stuck` says why a count cannot be reached now."""
 
@@ -55,40 +85,45 @@ def plan_sizes(
     powers: Mapping[str, Power],
     busy: frozenset[str],
     placement: Placement,
-    repaired: list[tuple[Member, Step]],
+    demands: Demands = NO_DEMANDS,
 ) -> Sizing:
-    """Steps for the size of the set and of its pool. Shrinking never waits for growing.
-
-    `repaired`: instances that a ready pool member is to take the place of, each with what is done without one.
-    """
+    """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
+    turnover, repaired = demands.turnover, demands.repaired
     instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
     pool = pool_of(members)
     missing = wanted.wanted_instances - len(instances)
-    if missing < 0:
-        leaving = _superfluous(wanted, instances, -missing)
+    too_many = -missing - turnover.spare
+    if too_many > 0:
+        leaving = choose_to_drop(wanted, instances, too_many)
         steps: list[Step] = [_retire(wanted, member) for member in leaving]
         steps += [step for member, step in repaired if member not in leaving]
         reserve = _reserve(wanted, pool, [one for one in instances if one not in leaving], placement)
         refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
-    if missing > 0:
-        grown = _grow(wanted, instances, pool, (powers, busy), placement)
+    more = missing if missing > 0 else turnover.surge
+    if more > 0:
+        staying = [one for one in instances if one.name not in turnover.replaced]
+        spread = Spread.of(wanted, staying, placement)
+        growth = _Growth(wanted, pool, powers, placement, spread, _claimable(wanted, pool, (powers, busy)))
+        grown = _grow(growth, more, turnover.replaced)
         return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
-    swaps = _swap_broken(wanted, instances, _claimable(wanted, pool, (powers, busy)), repaired)
+    # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place.
+    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy))
+    swaps = _swap_broken(wanted, instances, ready, repaired)
     if swaps:
         return Sizing(tuple(swaps))
     # What nobody can see is not being made: it holds up nothing.
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
     fill_to = wanted.standby_floor if growing else wanted.standby_target
     steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
-    return Sizing(tuple(steps), stuck)
+    return Sizing((*turnover.leave, *steps), stuck)
 
 
 def _swap_broken(
     wanted: ScaleSet,
     instances: list[Member],
     claimable: list[Member],
-    repaired: list[tuple[Member, Step]],
+    repaired: Sequence[tuple[Member, Step]],
 ) -> list[Step]:
     """A ready member takes the place of an instance that is to be replaced, or could not be made: one of its zone
     first, then of any.
@@ -136,23 +171,17 @@ def _claimable(
     return sorted(ready, key=lambda member: (speed[member.name], member.created_at, member.name))
 
 
-def _grow(
-    wanted: ScaleSet,
-    instances: list[Member],
-    pool: list[Member],
-    state: tuple[Mapping[str, Power], frozenset[str]],
-    placement: Placement,
-) -> Sizing:
-    growth = _Growth(
-        wanted, pool, state[0], placement, Spread.of(wanted, instances, placement), _claimable(wanted, pool, state)
-    )
+def _grow(growth: _Growth, count: int, replaced: Sequence[str]) -> Sizing:
+    """`replaced`: the instances of an older model whose places the first of the new ones take."""
+    wanted, placement = growth.wanted, growth.placement
     steps: list[Step] = []
-    for _ in range(wanted.wanted_instances - len(instances)):
+    for number in range(count):
         step = growth.next_step()
         if step is None:
             shrink, _ = _plan_pool(wanted, growth.reserve(), placement, 0)
             return Sizing((*steps, *shrink), why_no_place(wanted, growth.spread, placement))
-        steps.append(step)
+        why = f", replacing {replaced[number]} of an older model" if number < len(replaced) else ""
+        steps.append(replace(step, reason=step.reason + why))
     refill, stuck = _plan_pool(wanted, growth.reserve(), placement, wanted.standby_floor)
     return Sizing((*steps, *refill), stuck)
 
@@ -297,21 +326,23 @@ def _retire(wanted: ScaleSet, member: Member) -> Retire:
     return Retire(member, f"{wanted.name} is scaled in to {wanted.spec.instances}")
 
 
-def _superfluous(wanted: ScaleSet, instances: list[Member], count: int) -> list[Member]:
-    """Whom scale-in takes: what is in zones not declared any more, then what is not in service, then by policy;
-    balanced evens out the zones."""
+def choose_to_drop(wanted: ScaleSet, instances: list[Member], count: int) -> list[Member]:
+    """Whom scale-in takes: what is in zones not declared any more, then what is not in service, then what is of an
+    older model, then by policy; balanced evens out the zones."""
     policy = wanted.spec.scale_in.policy
     ranked = _least_useful(instances, "oldest" if policy == "oldest" else "newest")
-    ranked.sort(key=lambda member: is_in_zones(member, wanted))
-    strays = sum(not is_in_zones(member, wanted) for member in ranked)
+    ranked.sort(key=lambda one: 1 + (one.model == wanted.model) if one.phase is Phase.IN_SERVICE else 0)
+    ranked.sort(key=lambda one: is_in_zones(one, wanted))
+    strays = sum(not is_in_zones(one, wanted) for one in ranked)
     if policy != "balanced" or count <= strays:
         return ranked[:count]
     chosen, left = ranked[:strays], ranked[strays:]
     zones = Counter(member.zone for member in left)
     for _ in range(count - strays):
         idle = next((member for member in left if member.phase is not Phase.IN_SERVICE), None)
-        largest = max(zones[member.zone] for member in left)
-        victim = idle or next(member for member in left if zones[member.zone] == largest)
+        eligible = [member for member in left if member.model != wanted.model] or left
+        largest = max(zones[member.zone] for member in eligible)
+        victim = idle or next(member for member in eligible if zones[member.zone] == largest)
         left.remove(victim)
         chosen.append(victim)
         zones[victim.zone] -= 1

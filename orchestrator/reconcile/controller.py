@@ -23,6 +23,7 @@ from orchestrator.models.steps import (
     EffectKind,
     Interrupt,
     NotePool,
+    NoteRollout,
     RemoveLeak,
     Settle,
     Step,
@@ -176,7 +177,7 @@ class Controller:
                 return self._remove_leak(step)
             case Advance(phase=Phase.FAILED):
                 step = replace(step, reason=self._with_console(step.member, step.reason))
-        quiet = isinstance(step, Settle) or (isinstance(step, NotePool) and not step.events)
+        quiet = isinstance(step, Settle) or (isinstance(step, NotePool | NoteRollout) and not step.events)
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", step.reason)
         return self._parts.recorder.perform(step)
 

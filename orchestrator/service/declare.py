@@ -9,7 +9,7 @@ from orchestrator.errors import Conflict, NotFound, SpecError
 from orchestrator.models.members import Image, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_digest
-from orchestrator.models.steps import ConvergeBalancer, Note, Plan, Step, set_of
+from orchestrator.models.steps import ConvergeBalancer, Note, NoteRollout, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
 from orchestrator.service.room import Room, check_room
@@ -60,6 +60,7 @@ def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> 
     known = store.snapshot()
     for spec in specs:
         image, model = resolve(store, spec)
+        _check_update(spec)
         check(known, spec, image, around)
         wished = ScaleSet(spec, model, image, 1, 0, False, "")
         others = tuple(one for one in known.sets if one.name != spec.name)
@@ -93,6 +94,17 @@ def _check_zones(spec: ScaleSetSpec, current: ScaleSet | None, hosts: tuple[Host
         raise SpecError(
             f"set {spec.name!r}: zones: no host is in zone {unknown[0]!r} (zones: {', '.join(known)})",
             f'choose among these, or add a host with zone = "{unknown[0]}" to config.toml',
+        )
+
+
+def _check_update(spec: ScaleSetSpec) -> None:
+    """Of a file only: no `scale` or `remove` is refused for what percentages come to."""
+    update, declared = spec.update, spec.instances
+    if declared and update.surge(declared) == update.unavailable(declared) == 0:
+        raise SpecError(
+            f"set {spec.name!r}: update.max_surge {update.max_surge} and update.max_unavailable "
+            f"{update.max_unavailable} are both 0 of {declared} instances: none could ever be replaced",
+            "raise one of them, for example max_surge: 1",
         )
 
 
@@ -168,10 +180,15 @@ def preview(
     current = next((one for one in known.sets if one.name == spec.name), None)
     generation = current.generation + 1 if current else 1
     wished = ScaleSet(spec, model, image, generation, generation - 1, False, "")
+    if current is not None:
+        wished = replace(wished, pool=current.pool, rollout=current.rollout)
     others = [one for one in known.sets if one.name != spec.name]
     first = plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
-    # That a wish is met, or a pool full, is a record of ours, nothing that would be done to the world.
-    steps = [step for step in first.steps if not isinstance(step, Note) and _concerns(step, spec.name)]
+    # That a wish is met, or a pool full, is a record of ours, nothing that would be done to the world; but that a
+    # model is rolled out says what would follow.
+    told = [step for step in first.steps if isinstance(step, NoteRollout) and step.events]
+    steps = [*told, *(step for step in first.steps if not isinstance(step, Note))]
+    steps = [step for step in steps if _concerns(step, spec.name)]
     return replace(first, steps=tuple(steps))
 
 

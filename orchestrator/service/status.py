@@ -11,7 +11,9 @@ from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import Note, set_of
 from orchestrator.planner import Desired, plan
+from orchestrator.planner.placement import Placement
 from orchestrator.planner.repair import is_unhealthy
+from orchestrator.planner.rollout import Rollout, RolloutState, plan_rollout, replaces_in_place, view_set
 from orchestrator.planner.spreading import even_shares, zones_of
 from orchestrator.planner.world import sighting_of
 
@@ -38,6 +40,7 @@ def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: floa
         "members": rows,
         "standby": _standby(wanted, members, rows),
         "zones": _zones(wanted, rows, zones_of(wanted, observed.hosts.values())),
+        "rollout": _rollout(wanted, desired, observed, now),
     }
 
 
@@ -47,6 +50,8 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
         return False
     if wanted.spec.endpoints and not observed.balancer.running:
         return False
+    if find_rollout(wanted, desired, observed, now).state is not RolloutState.NONE:
+        return False
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
     alone = Desired((wanted,), mine, desired.prefix, desired.limits)
     steps = plan(alone, observed, {}, now).steps
@@ -54,6 +59,29 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     at_rest = all(member.phase in AT_REST for member in mine)
     ill = any(one.unhealthy_since is not None or is_unhealthy(wanted, one, observed) for one in mine)
     return not about_set and at_rest and not ill
+
+
+def find_rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> Rollout:
+    has_room = Placement.of(desired, observed).has_room(wanted.spec.machine.memory, wanted.spec.zones)
+    members = [member for member in desired.members if member.set_name == wanted.name]
+    view = view_set(wanted, members, (desired.prefix, observed), has_room, now)
+    return plan_rollout(view, replaces_in_place(wanted))
+
+
+def _rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> dict[str, Any]:
+    """`paused`: it waits for a host or for room, and goes on by itself; `stopped`: for the operator."""
+    found = find_rollout(wanted, desired, observed, now)
+    state, reason = found.state.value, found.reason
+    if found.state in (RolloutState.POOL, RolloutState.ROLLING) and wanted.stuck:
+        state, reason = "paused", wanted.stuck.partition("\n")[0]
+    instances = [one for one in desired.members if one.set_name == wanted.name and one.role is Role.INSTANCE]
+    current = [one for one in instances if one.model == wanted.model]
+    return {
+        "state": state,
+        "updated": sum(one.phase is Phase.IN_SERVICE and not one.is_leaving for one in current),
+        "stale": sum(one.model != wanted.model and not one.is_leaving for one in instances),
+        "reason": reason,
+    }
 
 
 def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observed) -> dict[str, Any]:

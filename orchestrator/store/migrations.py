@@ -11,5 +11,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
     2: (
         "ALTER TABLE members ADD COLUMN restarts INTEGER DEFAULT 0 NOT NULL",
         "ALTER TABLE members ADD COLUMN unhealthy_since FLOAT",
+        "ALTER TABLE sets ADD COLUMN rollout_level VARCHAR(16) DEFAULT 'none' NOT NULL",
+        "ALTER TABLE sets ADD COLUMN rollout_model VARCHAR(16) DEFAULT '' NOT NULL",
     ),
 }

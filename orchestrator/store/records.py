@@ -25,7 +25,9 @@ from orchestrator.models.steps import (
     NoteHealth,
     NotePool,
     NoteRestart,
+    NoteRollout,
     RecordStep,
+    Renew,
     Repair,
     Retire,
     Settle,
@@ -49,6 +51,7 @@ class Recorder:
 
     def perform(self, step: RecordStep) -> bool:
         """True if the row was still as planned."""
+        values: dict[str, Any]
         with self._store.database.write() as connection:
             match step:
                 case Admit():
@@ -58,7 +61,17 @@ class Recorder:
                 case NoteHealth():
                     return self._note_health(connection, step)
                 case NotePool():
-                    return self._note_pool(connection, step)
+                    values = {
+                        "pool_level": step.condition.level.value,
+                        "pool_degraded": step.condition.is_degraded,
+                    }
+                    return self._note_condition(connection, step, values)
+                case NoteRollout():
+                    values = {
+                        "rollout_level": step.condition.level.value,
+                        "rollout_model": step.condition.model,
+                    }
+                    return self._note_condition(connection, step, values)
                 case Settle():
                     return self._settle(connection, step)
                 case ForgetSet():
@@ -161,6 +174,8 @@ class Recorder:
                 "parked": None,
                 "restarts": 0,
             }
+            if row.model != step.member.model:
+                values["failures"] = 0  # those of another model say nothing about this one
         if step.phase is Phase.IN_SERVICE:
             values["parked"] = None
         if step.parked is not None:
@@ -194,8 +209,9 @@ class Recorder:
             again = f"once the cause is mended: understudy reimage {member.set_name}/{member.name}"
             self._note(connection, member.set_name, member.name, "gave_up", f"{words}\n{again}")
 
-    def _note_pool(self, connection: Connection, step: NotePool) -> bool:
-        values = {"pool_level": step.condition.level.value, "pool_degraded": step.condition.is_degraded}
+    def _note_condition(
+        self, connection: Connection, step: NotePool | NoteRollout, values: dict[str, Any]
+    ) -> bool:
         done = connection.execute(update(sets).where(sets.c.name == step.set_name).values(**values))
         for kind, words in step.events if done.rowcount else ():
             self._note(connection, step.set_name, "", kind, words)
@@ -236,7 +252,7 @@ class Recorder:
         )
 
 
-def _plain_change(step: Claim | Repair | NoteRestart | Retire) -> tuple[str, dict[str, Any]]:
+def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
     """(kind of event, columns) of a step that changes one member and nothing else."""
     match step:
         case Claim():
@@ -248,6 +264,8 @@ def _plain_change(step: Claim | Repair | NoteRestart | Retire) -> tuple[str, dic
             return "setup_restart", {"restarts": step.member.restarts + 1}
         case Retire():
             return "retired", {"request": Request.REMOVE.value}
+        case Renew():
+            return "renewed", {"request": Request.REIMAGE.value}
 
 
 def _as_planned(member: Member) -> ColumnElement[bool]:

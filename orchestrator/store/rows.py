@@ -15,6 +15,8 @@ from orchestrator.models.members import (
     PoolState,
     Request,
     Role,
+    RolloutCondition,
+    RolloutLevel,
     ScaleSet,
 )
 from orchestrator.models.spec import ScaleSetSpec
@@ -48,6 +50,7 @@ def read_set(row: Any, image: Image) -> ScaleSet:
         deleting=row.deleting,
         stuck=row.stuck,
         pool=PoolCondition(PoolLevel(row.pool_level), row.pool_degraded),
+        rollout=RolloutCondition(RolloutLevel(row.rollout_level), row.rollout_model),
     )
 
 

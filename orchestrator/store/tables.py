@@ -41,6 +41,8 @@ sets = Table(
     Column("stuck", Text, nullable=False),
     Column("pool_level", String(16), nullable=False, default="never filled"),
     Column("pool_degraded", Boolean, nullable=False, default=False),
+    Column("rollout_level", String(16), nullable=False, default="none"),
+    Column("rollout_model", String(16), nullable=False, default=""),
     Column("created_at", Float, nullable=False),
 )
 

@@ -25,12 +25,14 @@ from orchestrator.models.steps import (
     Effect,
     EffectKind,
     Interrupt,
+    Plan,
     RemoveLeak,
     Retire,
     Step,
 )
 from orchestrator.planner import plan
 from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.rollout import bounds_of
 from tests.builders import MIB, PREFIX, see_machine
 from tests.unit.examples import many, some
 from tests.unit.world import (
@@ -44,7 +46,7 @@ from tests.unit.world import (
     why_not_converged,
     with_machine,
 )
-from tests.unit.worlds import SEEN, worlds
+from tests.unit.worlds import OLD_MODEL, SEEN, rollouts, worlds
 
 ON_THE_WAY = (Phase.CREATING, Phase.PROVISIONING, Phase.STARTING)
 
@@ -304,7 +306,9 @@ def test_a_silent_host_does_not_make_a_set_replace_what_is_on_it(start: World) -
             (Role.STANDBY, wanted.standby_target),
         ):
             counted = [member for member in end.of(wanted.name, role) if not member.is_leaving]
-            assert len(counted) <= target
+            # A rollout that cannot go on keeps what it made beforehand.
+            surge = bounds_of(wanted)[0] if role is Role.INSTANCE and stale_instances(end, wanted) else 0
+            assert len(counted) <= target + surge
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------
@@ -381,7 +385,9 @@ def test_a_plan_never_admits_or_claims_beyond_the_declared_sizes(world: World) -
         claimed = sum(member.set_name == wanted.name for member in mine)
         retired = _retired(made.steps, wanted)[Role.INSTANCE]
         if admitted[Role.INSTANCE] or claimed:
-            assert counted[Role.INSTANCE] - retired + admitted[Role.INSTANCE] + claimed <= wanted.spec.instances
+            surge = bounds_of(wanted)[0] if stale_instances(world, wanted) else 0
+            total = counted[Role.INSTANCE] - retired + admitted[Role.INSTANCE] + claimed
+            assert total <= wanted.spec.instances + surge
         assert admitted[Role.STANDBY] <= wanted.standby_target
 
 
@@ -393,13 +399,19 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
     for wanted in world.sets.values():
         retired = _retired(made.steps, wanted)
         instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
-        assert retired[Role.INSTANCE] >= max(len(instances) - wanted.spec.instances, 0)
+        surge = bounds_of(wanted)[0] if stale_instances(world, wanted) else 0
+        assert retired[Role.INSTANCE] >= max(len(instances) - wanted.spec.instances - surge, 0)
         claimed = {step.member.name for step in made.steps if isinstance(step, Claim)}
         pool = [one for one in world.of(wanted.name, Role.STANDBY) if not one.is_leaving]
         current = [one for one in pool if one.model == wanted.model and one.name not in claimed]
         stale = len([one for one in pool if one.model != wanted.model])
         if not claimed:
             assert retired[Role.STANDBY] == stale + max(len(current) - wanted.standby_target, 0)
+
+
+def stale_instances(world: World, wanted: ScaleSet) -> list[Member]:
+    mine = world.of(wanted.name, Role.INSTANCE)
+    return [one for one in mine if one.model != wanted.model and not one.is_leaving]
 
 
 def _retired(steps: tuple[Step, ...], wanted: ScaleSet) -> Counter[Role]:
@@ -410,6 +422,116 @@ def _retired(steps: tuple[Step, ...], wanted: ScaleSet) -> Counter[Role]:
 
 def _admissions(steps: tuple[Step, ...], wanted: ScaleSet) -> list[Admit]:
     return [step for step in steps if isinstance(step, Admit) and step.set_name == wanted.name]
+
+
+# ---- rollouts ------------------------------------------------------------------------------------------------
+
+
+def serving(world: World, wanted: ScaleSet) -> list[Member]:
+    """In service as recorded and as seen, and not about to be taken out. The balancer may not know it yet."""
+    down = {
+        name for (_, name), one in world.balancer.servers.items() if one.state is Rotation.READY and not one.is_up
+    }
+    return [
+        one
+        for one in world.of(wanted.name, Role.INSTANCE)
+        if (one.phase, one.request) == (Phase.IN_SERVICE, None)
+        and world.power(one) is Power.RUNNING
+        and one.name not in down
+    ]
+
+
+def assert_bounds_are_kept(world: World, made: Plan) -> None:
+    """What a rollout takes away leaves enough in service, and what it makes is not too much."""
+    for wanted in world.sets.values():
+        leaving = [
+            step.member for step in made.steps if isinstance(step, Retire) and step.reason.startswith("replacing ")
+        ]
+        leaving = [member for member in leaving if member.set_name == wanted.name]
+        surge, unavailable = bounds_of(wanted)
+        serve = serving(world, wanted)
+        stay = [one for one in serve if one not in leaving]
+        stopped = sum(one.phase is Phase.STOPPED for one in world.of(wanted.name, Role.INSTANCE))
+        assert len(stay) >= min(len(serve), wanted.wanted_instances - stopped - unavailable)
+        if leaving and unavailable == 0 and surge:
+            # One of the new model serves, or there are more than are declared.
+            counted = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
+            assert len(counted) > wanted.wanted_instances or len(serve) > wanted.wanted_instances - stopped
+        for member in leaving:
+            assert member.model != wanted.model
+            assert world.power(member) is not Power.UNKNOWN
+
+
+@many
+@given(rollouts() | worlds(deleting=False), st.randoms(use_true_random=False))
+def test_a_rollout_keeps_its_bounds_at_every_moment(start: World, chance: Random) -> None:
+    world = start
+    for turn in range(120):
+        assert_bounds_are_kept(world, world.plan())
+        before = {name: _counted(world, wanted) for name, wanted in world.sets.items()}
+        world, made = after_slow_turn(world, _slowness(chance, most=60 - turn))
+        for name, wanted in world.sets.items():
+            surge = bounds_of(wanted)[0]
+            assert _counted(world, wanted) <= max(before[name], wanted.wanted_instances + surge)
+        if not made.steps and not world.busy and made.wake_at is None:
+            break
+    for wanted in world.sets.values():
+        event(f"{len(stale_instances(start, wanted))} of an older model at the start")
+
+
+def _counted(world: World, wanted: ScaleSet) -> int:
+    return sum(not one.is_leaving for one in world.of(wanted.name, Role.INSTANCE))
+
+
+@some
+@given(rollouts() | worlds(deleting=False), st.randoms(use_true_random=False))
+def test_a_rollout_among_crashes_and_changes_of_size_keeps_its_bounds_and_ends(
+    start: World, chance: Random
+) -> None:
+    world = start
+    for _ in range(10):
+        world = _disturb(world, chance)
+        assert_bounds_are_kept(world, world.plan())
+        world, _made = after_turn(world)
+    assert_converged(replace(start, sets=world.sets), at_rest(world, turns=100))
+
+
+@some
+@given(rollouts() | rollouts(fails=True), st.integers(0, 30))
+def test_going_back_at_any_moment_of_a_rollout_converges_without_one_of_the_new_model(
+    start: World, turns: int
+) -> None:
+    world = start
+    for _ in range(turns):
+        world, _made = after_turn(world)
+    back = {name: replace(one, model=OLD_MODEL, generation=one.generation + 1) for name, one in world.sets.items()}
+    world = replace(world, sets=back)
+    assert_converged(replace(start, sets=back), at_rest(world, turns=100))
+
+
+@many
+@given(rollouts(fails=True))
+def test_no_instance_is_replaced_while_one_of_the_new_model_fails(world: World) -> None:
+    for step in world.plan().steps:
+        if isinstance(step, Retire | Claim | Admit):
+            assert " of an older model" not in step.reason or "cold: " in step.reason
+            assert not step.reason.startswith("replacing ")
+
+
+@many
+@given(rollouts())
+def test_everything_of_an_older_model_is_replaced_and_only_that(start: World) -> None:
+    """Beyond the sizes, which stay, nothing healthy of the new model goes."""
+    kept = {
+        one.name
+        for one in start.members.values()
+        if one.role is Role.INSTANCE
+        and (one.phase, one.request, one.model) == (Phase.IN_SERVICE, None, start.sets["web"].model)
+        and start.power(one) is Power.RUNNING
+    }
+    end = at_rest(start, turns=100)
+    assert_converged(start, end)
+    assert kept <= set(end.members)
 
 
 # ---- plans ---------------------------------------------------------------------------------------------------

@@ -138,7 +138,6 @@ def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
     [
         ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),
         ("drives", "drives: [{name: data, size: 1GiB, mount: /mnt/data}]\n"),
-        ("update", "update: {max_surge: 1}\n"),
         ("hooks", 'hooks: {on_claim: ["true"]}\n'),
     ],
 )
@@ -208,6 +207,13 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ),
         ("standby: {max_ready: 50%}\n", 4, "standby.max_ready: Input should be a valid integer (given: '50%')"),
         ("scale_in:\n  policy: random\n", 5, "scale_in.policy: Input should be 'balanced', 'newest' or 'oldest'"),
+        (
+            "update:\n  max_surge: many\n",
+            5,
+            "update.max_surge: 'many' is neither a number from 0 on nor a percentage",
+        ),
+        ("update: {max_surge: 0}\n", 4, "update: 'max_surge' and 'max_unavailable' are both 0"),
+        ("update: {max_surg: 1}\n", 4, "unknown key 'max_surg' (nearest: 'max_surge')"),
         ("kind: Pod\n", 1, "key 'kind' is given twice"),
         (
             "endpoints:\n- {name: a, listen: 1, port: 1}\n-\n  name: b\n  listen: 99999\n  port: 1\n",

@@ -15,7 +15,7 @@ from orchestrator.planner import Limits
 from orchestrator.service import declare
 from orchestrator.service import members as requests
 from orchestrator.service.declare import Surroundings
-from tests.builders import GIB, MIB, NOW, make_spec, see_host, see_world
+from tests.builders import GIB, MIB, NOW, make_spec, see_host, see_machine, see_world
 from tests.unit.storage import Storage
 
 
@@ -247,6 +247,54 @@ def test_a_preview_of_what_is_as_declared_is_empty_but_for_the_balancer(storage:
     declare.apply(storage.store, spec, around())
     made = declare.preview(storage.store, spec, see_world(see_host()), ("understudy", Limits()), NOW)
     assert [step for step in made.steps if not isinstance(step, Settle)] == []
+
+
+def test_a_preview_of_a_changed_model_says_what_is_replaced_and_by_which_rule(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(instances=1, endpoints=[]), around())
+    member = storage.put(storage.admit(), Phase.IN_SERVICE)
+    changed = make_spec(instances=1, endpoints=[], machine={"memory": "256MiB"})
+    observed = see_world(see_host(see_machine(member)))
+    made = declare.preview(storage.store, changed, observed, ("understudy", Limits()), NOW)
+    assert [step.reason for step in made.steps] == [
+        "rolling out a new model to web, image micro:1: 1 in the set and 0 in reserve are of an older one; "
+        "at most 2 instances, at least 1 in service",
+        "creating an instance of web cold: the set has no standby pool, "
+        f"replacing {member.name} of an older model",
+    ]
+    assert declare.get_set(storage.store, "web").generation == 1
+
+
+# ---- rollouts ------------------------------------------------------------------------------------------------
+
+
+SHARES = {"max_surge": 0, "max_unavailable": "25%"}
+
+
+def test_percentages_that_come_to_nothing_are_refused_with_the_count(storage: Storage) -> None:
+    with pytest.raises(SpecError) as error:
+        declare.apply(storage.store, make_spec(instances=3, update=SHARES), around())
+    assert "update.max_surge 0 and update.max_unavailable 25% are both 0 of 3 instances" in error.value.message
+    assert "max_surge: 1" in error.value.fix
+    assert unchanged(storage)
+
+
+@pytest.mark.parametrize("instances", [0, 3])
+def test_a_set_may_be_made_so_small_that_its_percentages_come_to_nothing(storage: Storage, instances: int) -> None:
+    declare.apply(storage.store, make_spec(instances=4, update=SHARES), around())
+    assert declare.scale(storage.store, "web", instances, around()).spec.instances == instances
+
+
+def test_applying_a_file_without_a_version_takes_the_newest_image(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(), around())
+    before = declare.get_set(storage.store, "web")
+    storage.store.add_image("micro", lambda version: replace(storage.image, version=version, digest="d2" * 32))
+    assert declare.get_set(storage.store, "web").image == before.image
+    assert declare.apply(storage.store, make_spec(), around())
+    after = declare.get_set(storage.store, "web")
+    assert after.image.ref == "micro:2"
+    assert after.model != before.model
+    declare.apply(storage.store, make_spec(image="micro:1"), around())
+    assert declare.get_set(storage.store, "web").model == before.model
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     ],
     "standby": {"state": "running", "max_ready": 20, "min_ready": 2},
     "scale_in": {"policy": "oldest", "drain_timeout": "30s"},
+    "update": {"max_surge": "25%", "max_unavailable": 1},
 }
 
 
@@ -120,6 +121,7 @@ def test_a_model_is_a_short_digest_that_stays_the_same_in_every_process() -> Non
         {"instances": 7},
         {"standby": {"max_ready": 9}},
         {"scale_in": {"policy": "oldest"}},
+        {"update": {"max_surge": 4, "max_unavailable": "10%"}},
         {"setup": {"timeout": "1h"}},
         {"readiness": [{"http": {"port": 80}}]},
         {"readiness": [{"command": "true"}]},
@@ -230,6 +232,23 @@ def test_an_upload_goes_to_an_absolute_path(target: str) -> None:
 
 def test_a_floor_above_the_ceiling_is_refused_with_both() -> None:
     assert "'min_ready' (3) is above 'max_ready' (2)" in complaint(standby={"max_ready": 2, "min_ready": 3})
+
+
+def test_a_rollout_makes_one_more_and_leaves_none_out_by_default() -> None:
+    update = make_spec().update
+    assert (update.surge(7), update.unavailable(7)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("surge", "unavailable"),
+    [(0, 0), ("0%", 0), (0, "0%")],
+    ids=["counts", "surge percent", "unavailable percent"],
+)
+def test_a_rollout_that_may_neither_make_more_nor_leave_any_out_is_refused(
+    surge: object, unavailable: object
+) -> None:
+    words = complaint(update={"max_surge": surge, "max_unavailable": unavailable})
+    assert "are both 0: no instance could ever be replaced" in words
 
 
 def test_user_data_as_text_says_what_it_is() -> None:

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.members import (
+    Member,
+    Phase,
+    Request,
+    Role,
+    RolloutCondition,
+    RolloutLevel,
+    ScaleSet,
+)
 from orchestrator.models.sightings import BalancerSighting, HostSighting, Observed, Power, Rotation
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.service.status import pool_state_of, set_status
@@ -166,6 +174,37 @@ def test_a_pool_whose_members_keep_failing_is_degraded_with_the_first_line_of_it
     failed = replace(SPARES[0], phase=Phase.FAILED, failures=3, reason="setup failed\nconsole of web: ...")
     said = status(POOLED, [*SERVING, failed, SPARES[1]])["standby"]
     assert (said["health"], said["reason"]) == ("degraded", "setup failed")
+
+
+def test_without_a_rollout_every_instance_is_of_the_declared_model() -> None:
+    said = status(POOLED, [*SERVING, *SPARES])["rollout"]
+    assert said == {"state": "none", "updated": 2, "stale": 0, "reason": ""}
+
+
+def test_a_rollout_is_shown_with_its_stage_and_is_not_converged() -> None:
+    older = [replace(one, model="old") for one in SERVING]
+    renewing = status(POOLED, [*older, replace(SPARES[0], model="old"), SPARES[1]])
+    assert renewing["rollout"] == {"state": "pool", "updated": 0, "stale": 2, "reason": ""}
+    replacing = status(POOLED, [SERVING[0], older[1], *SPARES])
+    assert replacing["rollout"] == {"state": "rolling", "updated": 1, "stale": 1, "reason": ""}
+    assert replacing["converged"] is False
+
+
+def test_a_rollout_that_waits_is_paused_and_one_that_failed_is_stopped_each_with_its_reason() -> None:
+    older = [replace(one, model="old") for one in SERVING]
+    full = replace(POOLED, stuck="no host has 128 MiB of memory to give\nmore")
+    paused = status(full, [*older, *SPARES])["rollout"]
+    assert (paused["state"], paused["reason"]) == ("paused", "no host has 128 MiB of memory to give")
+    failed = make_member(POOLED, "00009", phase=Phase.FAILED, failures=2, reason="setup failed\nconsole")
+    stopped = status(full, [*older, failed, *SPARES])["rollout"]
+    assert (stopped["state"], stopped["reason"]) == ("stopped", "web-00009 failed: setup failed")
+
+
+def test_a_rollout_whose_last_machines_are_being_removed_is_not_converged() -> None:
+    told = replace(POOLED, rollout=RolloutCondition(RolloutLevel.ON, POOLED.model))
+    going = make_member(POOLED, "00009", model="old", phase=Phase.DELETING, request=Request.REMOVE)
+    said = status(told, [*SERVING, *SPARES, going])
+    assert (said["rollout"]["state"], said["converged"]) == ("rolling", False)
 
 
 @pytest.mark.parametrize(

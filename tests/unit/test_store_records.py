@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
-from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.members import Member, Phase, Request, Role, RolloutCondition, RolloutLevel
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import (
     Advance,
@@ -22,6 +22,8 @@ from orchestrator.models.steps import (
     EffectKind,
     ForgetSet,
     NoteHealth,
+    NoteRollout,
+    Renew,
     Repair,
     Retire,
     Settle,
@@ -321,6 +323,29 @@ def test_an_answer_to_an_older_wish_is_dropped(storage: Storage) -> None:
     assert settled(storage) == (0, "")
 
 
+def test_what_was_told_of_a_rollout_is_kept_with_the_set(storage: Storage) -> None:
+    storage.declare()
+    told = RolloutCondition(RolloutLevel.STOPPED, "abc")
+    events = (("rollout_stopped", "the rollout of web is stopped"),)
+    assert storage.recorder.perform(NoteRollout("web", told, events, "stopped"))
+    found = storage.store.find_set("web")
+    assert found is not None
+    assert found.rollout == told
+    assert storage.kinds()[-1] == "rollout_stopped"
+    assert not storage.recorder.perform(NoteRollout("gone", told, events, "stopped"))
+
+
+def test_a_new_body_of_another_model_forgets_the_failures_of_the_one_before(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.FAILED)
+    storage.recorder.perform(Advance(member, Phase.CREATING, "again", new_body=True))
+    assert storage.members()[0].failures == 1
+    storage.declare(machine={"memory": "256MiB"})
+    member = storage.put(storage.members()[0], Phase.FAILED)
+    storage.recorder.perform(Advance(member, Phase.CREATING, "again", new_body=True))
+    assert storage.members()[0].failures == 0
+
+
 def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
     storage.declare()
     storage.store.mark_deleting("web")
@@ -364,6 +389,7 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
         Claim(planned, to, "claimed"),
         Advance(planned, to, "advanced", new_body=new_body, answered=answered),
         Retire(planned, "retired"),
+        Renew(planned, "renewed"),
     ]
     steps += [Effect(kind, planned, "done") for (at, kind) in AFTER_SUCCESS if at is phase]
     for step in steps:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.models.units import format_duration, format_size, parse_duration, parse_size
+from orchestrator.models.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_share,
+    parse_size,
+    share_of,
+)
 from tests.unit.examples import many
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
@@ -104,3 +111,23 @@ def test_a_size_as_written_survives_being_read_and_written(number: int, unit: st
 def test_a_whole_duration_survives_being_written_and_read(number: int, unit: str) -> None:
     seconds = parse_duration(f"{number}{unit}")
     assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize("share", [0, 1, 100_000, "0%", "25%", "100%"])
+def test_a_share_is_a_count_or_a_percentage_as_written(share: int | str) -> None:
+    assert parse_share(share) == share
+
+
+@pytest.mark.parametrize("share", [-1, 1.5, True, "1", "101%", "2.5%", "-1%", "many", None, 100_001])
+def test_anything_else_is_no_share(share: object) -> None:
+    with pytest.raises(ValueError, match="neither a number from 0 on nor a percentage"):
+        parse_share(share)
+
+
+@many
+@given(st.integers(0, 100), st.integers(0, 1000))
+def test_a_percentage_is_rounded_by_less_than_one(percent: int, whole: int) -> None:
+    up, down = share_of(f"{percent}%", whole, round_up=True), share_of(f"{percent}%", whole, round_up=False)
+    assert down <= percent * whole / 100 <= up
+    assert up - down <= 1
+    assert (up == down) == (percent * whole % 100 == 0)

@@ -33,9 +33,11 @@ from orchestrator.models.steps import (
     NoteHealth,
     NotePool,
     NoteRestart,
+    NoteRollout,
     Plan,
     RecordStep,
     RemoveLeak,
+    Renew,
     Repair,
     Retire,
     Settle,
@@ -104,9 +106,10 @@ def record(world: World, step: RecordStep) -> World:
                 return world
             settled = replace(wanted, settled_generation=step.generation, stuck=step.stuck)
             return replace(world, sets={**world.sets, wanted.name: settled})
-        case NotePool():
-            told = replace(world.sets[step.set_name], pool=step.condition)
-            return replace(world, sets={**world.sets, step.set_name: told})
+        case NotePool() | NoteRollout():
+            return _tell(world, step)
+        case Renew():
+            return _change(world, step.member, reason=step.reason, request=Request.REIMAGE)
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
         case Advance():
@@ -148,6 +151,15 @@ def record_success(world: World, effect: Effect) -> World:
     return _change(world, member, reason=effect.reason, **fields) if fields else world
 
 
+def _tell(world: World, step: NotePool | NoteRollout) -> World:
+    wanted = world.sets[step.set_name]
+    if isinstance(step, NotePool):
+        told = replace(wanted, pool=step.condition)
+    else:
+        told = replace(wanted, rollout=step.condition)
+    return replace(world, sets={**world.sets, wanted.name: told})
+
+
 def _admit(world: World, step: Admit) -> World:
     wanted = world.sets.get(step.set_name)
     if wanted is None:
@@ -184,6 +196,8 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["image_digest"] = wanted.image.digest
         fields["parked"] = None
         fields["restarts"] = 0
+        if step.member.model != wanted.model:
+            fields["failures"] = 0
     if step.phase is Phase.IN_SERVICE:
         fields["parked"] = None
     if step.parked is not None:
@@ -389,10 +403,10 @@ def _why_not_in_place(world: World, wanted: ScaleSet, member: Member) -> str:
         phase, power = Phase.STANDBY, PARKED_POWER[parked_state(member, wanted)]
         if parked_state(member, wanted) not in wanted.pool_shares:
             return f"is kept {member.parked}, which is not declared"
-        if member.model != wanted.model:
-            return "is of an older model"
     if member.phase is Phase.STOPPED and member.role is Role.INSTANCE:
         return "runs, but was stopped" if world.power(member) is Power.RUNNING else ""
+    if member.model != wanted.model:
+        return "is of an older model"
     if member.phase is not phase:
         return f"is {member.phase.value} instead of {phase.value}"
     seen = world.power(member)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import (
+    Member,
+    Phase,
+    PoolState,
+    Request,
+    Role,
+    RolloutCondition,
+    RolloutLevel,
+    ScaleSet,
+)
 from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import (
     BalancerSighting,
@@ -27,6 +37,14 @@ POOL_STATES: tuple[Any, ...] = (
     "hibernated",
     {"running": "20%", "stopped": "80%"},
     {"running": "34%", "hibernated": "33%", "stopped": "33%"},
+)
+UPDATES: tuple[dict[str, Any], ...] = (
+    {},
+    {"max_surge": 2},
+    {"max_surge": 0, "max_unavailable": 1},
+    {"max_surge": 1, "max_unavailable": 2},
+    {"max_surge": "50%", "max_unavailable": "25%"},
+    {"max_surge": 0, "max_unavailable": "34%"},
 )
 
 # Which phases a member of each role can be in: a claim ends a member's time in the pool, and nothing goes back.
@@ -61,14 +79,18 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
         standby=pool,
         scale_in={"policy": draw(st.sampled_from(["balanced", "newest", "oldest"]))},
         repair={"action": draw(st.sampled_from(["restart", "reimage", "replace"])), "grace": "8s"},
+        update=draw(st.sampled_from(UPDATES)),
     )
-    return make_set(
+    made = make_set(
         spec,
         generation=3,
         settled_generation=draw(st.sampled_from([2, 3])),
         deleting=draw(st.sampled_from([False, False, False, True])) if deleting is None else deleting,
         stuck=draw(st.sampled_from(["", "no host answers"])),
     )
+    told = draw(st.sampled_from(RolloutLevel))
+    model = draw(st.sampled_from([made.model, OLD_MODEL]))
+    return replace(made, rollout=RolloutCondition(told, "" if told is RolloutLevel.NONE else model))
 
 
 @st.composite
@@ -171,6 +193,47 @@ def worlds(
         members={member.name: member for member in known},
         hosts=hosts,
         balancer=draw(balancers(desired, known)),
+    )
+
+
+@st.composite
+def rollouts(draw: st.DrawFn, fails: bool = False) -> World:
+    """A set whose model changed just now, or some time ago: as many instances as are declared, most of them of the
+    older model and in service. `fails`: a further one, of the new model, has failed."""
+    wanted = draw(sets(deleting=False))
+    host = see_host(name="h0")
+    known: list[Member] = []
+    seen: list[MachineSighting] = []
+    for number in range(wanted.spec.instances):
+        odd = draw(st.sampled_from([False, False, False, False, True]))
+        if odd:
+            member = replace(draw(members(wanted, number + 1, (host,))), role=Role.INSTANCE, parked=None)
+            if member.phase not in PHASES[Role.INSTANCE]:
+                member = replace(member, phase=Phase.STARTING)
+        else:
+            member = make_member(wanted, f"{number + 1:05}", host=host.name, model=OLD_MODEL)
+        known.append(member)
+        machine = draw(machines(member)) if odd else see_machine(member)
+        seen += [machine] if machine is not None else []
+    for number in range(wanted.standby_target):
+        member = make_member(
+            wanted,
+            f"{number + 101:05}",
+            host=host.name,
+            role=Role.STANDBY,
+            phase=Phase.STANDBY,
+            model=draw(st.sampled_from([wanted.model, OLD_MODEL])),
+        )
+        known.append(member)
+        seen.append(see_machine(member, Power(wanted.pool_state.value)))
+    if fails:
+        phase = draw(st.sampled_from([Phase.FAILED, Phase.CREATING, Phase.PROVISIONING]))
+        known.append(make_member(wanted, "00200", host=host.name, phase=phase, failures=draw(st.integers(2, 4))))
+    return World(
+        sets={wanted.name: wanted},
+        members={member.name: member for member in known},
+        hosts={host.name: see_host(*seen, name=host.name)},
+        balancer=draw(balancers((wanted,), known)),
     )
 
 
