@@ -74,6 +74,10 @@ class Installation:
             raise Failed(f"{arguments}: {done.stderr}")
         return json.loads(done.stdout)
 
+    def json_lines(self, *arguments: str) -> list[Any]:
+        """Of commands that print one object a line."""
+        return [json.loads(line) for line in self.run(*arguments, "--json").splitlines()]
+
     def status(self, name: str = "web") -> dict[str, Any]:
         return dict(self.json("status", name))
 

@@ -1,0 +1,132 @@
+"""A changed model on real guests: the pool first, then the instances; and one that fails (row D5)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.support.installation import Installation
+from tests.support.specs import WEB, web_set
+
+pytestmark = pytest.mark.guest
+
+NEW_WEB = WEB.replace("httpd -p", "echo second edition > /srv/www/edition\nhttpd -p")
+PAUSE = 0.05  # seconds between two requests
+
+
+@dataclass
+class Traffic:
+    """What became of the requests of one client."""
+
+    answers: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def traffic(url: str) -> Iterator[Traffic]:
+    """A client that asks for the page all the time, each time over a new connection."""
+    seen, ended = Traffic(), threading.Event()
+
+    def ask() -> None:
+        while not ended.wait(PAUSE):
+            try:
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    seen.answers.append(answer.read().decode().strip())
+            except OSError as error:
+                seen.failures.append(str(error))
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        client.join()
+
+
+def test_a_changed_model_rolls_through_pool_and_set_without_a_failed_request(site: Installation) -> None:
+    file = str(site.write("web.yaml", web_set(site, instances=2, standby="{state: stopped, max_ready: 3}")))
+    site.run("apply", file)
+    old = {row["name"] for row in site.status()["members"]}
+    known = site.json_lines("events", "web")[-1]["id"]
+
+    site.write("web.yaml", web_set(site, instances=2, standby="{state: stopped, max_ready: 3}", user_data=NEW_WEB))
+    previewed = site.run("apply", file, "--dry-run")
+    assert "rolling out a new model to web, image micro:1" in previewed
+    assert "at most 3 instances, at least 2 in service" in previewed
+    assert {row["name"] for row in site.status()["members"]} == old
+    with traffic(f"http://{site.endpoint}:8080/") as client:
+        said = site.run("apply", file)
+    assert client.failures == []
+    assert len(client.answers) > 50
+    assert "2 instances of web are of the new model, image micro:1" in said
+
+    status = site.status()
+    assert status["converged"]
+    assert status["rollout"] == {"state": "none", "updated": 2, "stale": 0, "reason": ""}
+    assert not old & {row["name"] for row in status["members"]}
+    assert set(client.answers) == {row["name"] for row in site.members("instance")} | (old & set(client.answers))
+    assert {site.fetch("/edition") for _ in range(4)} == {"second edition"}
+
+    events = [event for event in site.json_lines("events", "web") if event["id"] > known]
+    assert_pool_came_first(events, old)
+    assert_a_new_one_served_before_each_old_one_left(events, old)
+
+
+def assert_pool_came_first(events: list[dict[str, str]], old: set[str]) -> None:
+    kinds = [event["kind"] for event in events]
+    renewed = next(
+        number for number, event in enumerate(events) if event["kind"] == "standby" and event["member"] not in old
+    )
+    first = next(number for number, event in enumerate(events) if "replacing" in event["reason"])
+    assert kinds.index("rollout_started") < renewed < first < kinds.index("rollout_done")
+    assert events[first]["kind"] == "claim_served"
+
+
+def assert_a_new_one_served_before_each_old_one_left(events: list[dict[str, str]], old: set[str]) -> None:
+    serving = 2
+    for event in events:
+        if event["kind"] == "in_service":
+            serving += 1
+        if event["kind"] == "retired" and event["reason"].startswith("replacing"):
+            assert event["member"] in old
+            serving -= 1
+            assert serving >= 2
+    assert serving == 2
+
+
+def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installation) -> None:
+    good, broken = web_set(site, instances=2), "#!/bin/sh\necho cannot find the database >&2\nexit 3\n"
+    file = str(site.write("web.yaml", good))
+    site.run("apply", file)
+    old = {row["name"] for row in site.members("instance")}
+
+    site.write("broken.yaml", web_set(site, instances=2, user_data=broken))
+    with traffic(f"http://{site.endpoint}:8080/") as client:
+        said = site.run("apply", str(site.root / "broken.yaml"), expect=1)
+        assert "the rollout of web is stopped" in said
+        assert "apply the file of before" in said
+        assert "user-data script failed with exit status 3" in said
+        status = site.status()
+        assert (status["rollout"]["state"], status["rollout"]["stale"]) == ("stopped", 2)
+        assert "exit status 3" in status["rollout"]["reason"]
+        assert not status["converged"]
+        assert "rollout: stopped" in site.run("status", "web")
+        serving = {row["name"] for row in status["members"] if row["in_rotation"]}
+        assert serving == old
+
+        site.run("apply", file)
+    assert client.failures == []
+    assert set(client.answers) == old
+    status = site.status()
+    assert (status["converged"], status["rollout"]["state"]) == (True, "none")
+    assert {row["name"] for row in status["members"]} == old
+    assert {row["incarnation"] for row in status["members"]} == {1}
+    stops = [event for event in site.json_lines("events", "web") if event["kind"] == "rollout_stopped"]
+    assert len(stops) == 1
