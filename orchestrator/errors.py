@@ -15,6 +15,7 @@ UnderstudyError             something the operator asked for could not be done
 ├── GuestError              the guest could not be reached or a step in it failed
 │   ├── ConnectionLost      the guest went away under a command; it may come back
 │   ├── AgentAbsent         no guest agent answers
+│   ├── HookFailed          on_claim or on_drain failed, or was not done in time
 │   ├── SetupFailed         the unattended setup reported an error
 │   └── NeverReady          the services did not answer in time
 ├── StoreError              the store cannot be read or written
@@ -94,6 +95,10 @@ class ConnectionLost(GuestError):
 
 
 class AgentAbsent(GuestError):
+    pass
+
+
+class HookFailed(GuestError):
     pass
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.models.members import Image, Member, Phase, Role, ScaleSet
+from orchestrator.models.members import GuestPhase, Image, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import backend_name, domain_name, machine_mac
 from orchestrator.models.sightings import (
     BalancerSighting,
@@ -90,7 +90,20 @@ def make_member(wanted: ScaleSet | None = None, suffix: str = "00001", **fields:
         "created_at": NOW - 500 + number,
         "phase_since": NOW - 100,
     }
-    return Member(**{**given, **fields})
+    return Member(**{**given, **_knowing(**{**given, **fields})})
+
+
+def _knowing(**fields: Any) -> dict[str, Any]:
+    """Its guest was told where it is, and an instance has been in service, unless the fields say otherwise."""
+    role, phase = fields["role"], fields["phase"]
+    is_new = phase in (Phase.CREATING, Phase.PROVISIONING, Phase.FAILED)
+    told = {
+        (Role.STANDBY, Phase.READY): GuestPhase.STANDBY,
+        (Role.STANDBY, Phase.STANDBY): GuestPhase.STANDBY,
+        (Role.INSTANCE, Phase.IN_SERVICE): GuestPhase.IN_SERVICE,
+        (Role.INSTANCE, Phase.DRAINING): GuestPhase.DRAINING,
+    }
+    return {"told": told.get((role, phase)), "entered": role is Role.INSTANCE and not is_new, **fields}
 
 
 def make_members(wanted: ScaleSet, count: int, first: int = 1, **fields: Any) -> list[Member]:

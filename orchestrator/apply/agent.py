@@ -10,10 +10,13 @@ import base64
 import binascii
 import contextlib
 
-from orchestrator.errors import AgentAbsent, GuestError
+from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady
+from orchestrator.ports.clock import Clock
+from orchestrator.ports.guest import Patience
 from orchestrator.ports.hypervisor import Hypervisor
 
 _LIMIT = 64 * 1024
+_LOOK = 0.02
 _FILE_COMMANDS = {"guest-file-open", "guest-file-read", "guest-file-seek", "guest-file-close"}
 
 
@@ -56,6 +59,24 @@ class GuestAgent:
     def set_time(self, now: float) -> None:
         """Epoch seconds."""
         self._ask("guest-set-time", time=round(now * 1e9))
+
+    def run(self, script: str, clock: Clock, patience: Patience) -> None:
+        """Runs a shell script in the guest. Raises GuestError if it fails, NeverReady at the deadline."""
+        started = self._ask("guest-exec", path="/bin/sh", arg=["-c", script])
+        pid = started.get("pid") if isinstance(started, dict) else None
+        if not isinstance(pid, int):
+            raise GuestError("the guest agent's answer is not understood")
+        while True:
+            state = self._ask("guest-exec-status", pid=pid)
+            if isinstance(state, dict) and state.get("exited") is True:
+                break
+            if clock.monotonic() >= patience.deadline:
+                raise NeverReady("what the guest agent was asked to run was not done in time")
+            if patience.is_cancelled():
+                raise Interrupted("the work is no longer wanted")
+            clock.rest(_LOOK)
+        if state.get("exitcode") != 0:
+            raise GuestError(f"what the guest agent ran ended with status {state.get('exitcode')!r:.20}")
 
     def _ask(self, command: str, **arguments: object) -> object:
         return self._host.ask_agent(self._domain, command, arguments)

@@ -11,6 +11,7 @@ from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
+from orchestrator.apply.telling import PhaseTeller
 from orchestrator.config.secrets import read_administrator_password
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import GuestError, HostError
@@ -78,6 +79,7 @@ class Executor:
             EffectKind.PROVISION: self._provision,
             EffectKind.START: self._start,
             EffectKind.AWAIT: self._await,
+            EffectKind.TELL: self._tell,
             EffectKind.SHUT_DOWN: self._shut_down,
             EffectKind.HIBERNATE: self._hibernate,
             EffectKind.DESTROY: self._destroy,
@@ -151,6 +153,14 @@ class Executor:
         if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
             self._set_clock(member, patience)
         self._await_services(member, wanted, patience)
+
+    def _tell(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        if member.phase is Phase.STARTING and member.parked is PoolState.HIBERNATED:
+            self._set_clock(member, self._patience(wanted, errand.cancelled))
+        teller = PhaseTeller(
+            self._world.guest, self._agent(member), self.guest_address(member), self._world.clock, errand.tell
+        )
+        teller.perform(member, wanted, errand.cancelled)
 
     def _set_clock(self, member: Member, patience: Patience) -> None:
         """A guest goes on with the time at which it was hibernated."""

@@ -28,7 +28,7 @@ _REACHED = {
     Phase.STOPPED: 100.0,
 }
 _USUAL_SECONDS = 60.0
-_QUIET = frozenset({"converged", "set_declared", "settings_changed", "step_output"})
+_QUIET = frozenset({"converged", "set_declared", "settings_changed", "step_output", "told"})
 
 
 class Show:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 # Keys of the published scale set file that this version does not act on: refused rather than ignored.
-NOT_YET = {"local_storage", "drives", "hooks"}
+NOT_YET = {"local_storage", "drives"}
 
 # Keys of similar services that cannot mean here what they mean there (row B15): key -> why, and what to do.
 _SPOT = "machines here are never preempted, and a pool of preemptible ones would be no reserve: leave the key out"

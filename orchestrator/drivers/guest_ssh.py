@@ -7,12 +7,15 @@ import contextlib
 import logging
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import paramiko
 
 from orchestrator.drivers import probes
 from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
+from orchestrator.lifecycle.telling import tell_script
+from orchestrator.models.members import GuestPhase
 from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, plain, setup_errors
 from orchestrator.ports.guest import GuestAddress, Listen, Patience
 
@@ -79,11 +82,23 @@ class SshShell:
             _, tail = self._execute(_SETUP_TAIL, patience)
             raise SetupFailed(failure(self._name, errors, tail))
 
-    def run(self, command: str, patience: Patience, listen: Listen | None = None) -> None:
-        status, output = self._execute(command, patience, listen)
+    def run(
+        self,
+        command: str,
+        patience: Patience,
+        listen: Listen | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        given = [f"{name}={shlex.quote(value)}" for name, value in (environment or {}).items()]
+        # SSH servers take no variables from clients, as a rule.
+        prepared = f"export {' '.join(given)}; {command}" if given else command
+        status, output = self._execute(prepared, patience, listen)
         if status != 0:
             tail = plain(output)[-TAIL_SIZE:]
             raise GuestError(f"in {self._name}, {command!r} ended with status {status}: {tail}".rstrip(": "))
+
+    def tell_phase(self, phase: GuestPhase, patience: Patience) -> None:
+        self.run(tell_script(phase), patience)
 
     def set_clock(self, now: float, patience: Patience) -> None:
         self.run(f"date -u -s @{round(now)}", patience)

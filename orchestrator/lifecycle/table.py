@@ -23,7 +23,7 @@ class Action(StrEnum):
     PARK = "park"
     REST = "rest"  # parked: record it
     KEEP = "keep"  # in the pool: keep it in the declared power state
-    WATCH = "watch"  # in service: nothing to do
+    WATCH = "watch"  # in service: nothing to do but to tell it so
     SWITCH_OFF = "switch_off"  # stopped by the operator, but it runs
     STAY_OFF = "stay_off"  # stopped by the operator: nothing to do
     HEAL = "heal"  # ready but off: start it again
@@ -75,6 +75,11 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.READY, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.STARTING, EffectKind.SHUT_DOWN): Phase.STARTING,
     (Phase.STOPPED, EffectKind.SHUT_DOWN): Phase.STOPPED,
+    (Phase.STARTING, EffectKind.TELL): Phase.STARTING,
+    (Phase.READY, EffectKind.TELL): Phase.READY,
+    (Phase.STANDBY, EffectKind.TELL): Phase.STANDBY,
+    (Phase.IN_SERVICE, EffectKind.TELL): Phase.IN_SERVICE,
+    (Phase.DRAINING, EffectKind.TELL): Phase.DRAINING,
     (Phase.DELETING, EffectKind.DESTROY): None,
     (Phase.FAILED, EffectKind.DESTROY): Phase.FAILED,
 }
@@ -85,6 +90,7 @@ FATAL = frozenset(
         (Phase.CREATING, EffectKind.CREATE),
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
+        (Phase.STARTING, EffectKind.TELL),  # on_claim; of a claimed member the claim fails instead
         (Phase.PARKING, EffectKind.SHUT_DOWN),
         (Phase.PARKING, EffectKind.HIBERNATE),
     }
@@ -94,6 +100,7 @@ FATAL = frozenset(
 HOPELESS: dict[EffectKind, frozenset[Power]] = {
     EffectKind.PROVISION: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
     EffectKind.AWAIT: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
+    EffectKind.TELL: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
 }
 
 # Phases in which a machine may carry sessions, so that it is drained before anything is done to it.

@@ -49,6 +49,14 @@ class PoolState(StrEnum):
     STOPPED = "stopped"
 
 
+class GuestPhase(StrEnum):
+    """What a guest reads about itself."""
+
+    STANDBY = "standby"
+    IN_SERVICE = "in_service"
+    DRAINING = "draining"
+
+
 @dataclass(frozen=True)
 class Image:
     """An immutable base disk. `size` and `virtual_size` are bytes; `digest` is sha256 hex of the qcow2 file."""
@@ -72,7 +80,8 @@ class Member:
 
     `parked` is the state a pool member is, or is being, parked in; a claimed one keeps it until it is in service.
     `failures` counts tries that did not help, `restarts` those of its guest during setup. `unhealthy_since` is
-    when its services were first seen not to answer, None while they do.
+    when its services were first seen not to answer, None while they do. `told` is what its guest was told since
+    it booted, `entered` whether this body has been in service, or has run on_claim.
     """
 
     name: str
@@ -94,6 +103,8 @@ class Member:
     parked: PoolState | None = None
     restarts: int = 0
     unhealthy_since: float | None = None
+    told: GuestPhase | None = None
+    entered: bool = False
 
     @property
     def is_leaving(self) -> bool:

@@ -231,6 +231,20 @@ class UpdateSpec(_Part):
         return self
 
 
+Command = Annotated[str, StringConstraints(min_length=1)]
+
+
+class HooksSpec(_Part):
+    """Commands in the guest over SSH: before an instance first enters rotation, and while it is drained.
+
+    `timeout` is for all commands of one hook together.
+    """
+
+    on_claim: tuple[Command, ...] = ()
+    on_drain: tuple[Command, ...] = ()
+    timeout: Annotated[Duration, Field(gt=0)] = 30.0
+
+
 class ScaleSetSpec(_Part):
     """One document of a scale set file. `zones` None: all zones of the configured hosts."""
 
@@ -247,6 +261,7 @@ class ScaleSetSpec(_Part):
     scale_in: ScaleInSpec = ScaleInSpec()
     repair: RepairSpec = RepairSpec()
     update: UpdateSpec = UpdateSpec()
+    hooks: HooksSpec = HooksSpec()
 
     @field_validator("zones")
     @classmethod
@@ -273,6 +288,8 @@ class ScaleSetSpec(_Part):
             raise ValueError(f"guest ports {port} and {port - LOOPBACK_SHIFT} cannot both be used")
         if self.setup.answer_file != "cloud-init" and any(probe.command for probe in self.readiness):
             raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
+        if self.setup.answer_file != "cloud-init" and (self.hooks.on_claim or self.hooks.on_drain):
+            raise ValueError("'hooks' need 'answer_file: cloud-init' (they run over SSH)")
         return self
 
     def guest_ports(self) -> tuple[int, ...]:

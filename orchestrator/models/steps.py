@@ -18,6 +18,7 @@ class EffectKind(StrEnum):
     PROVISION = "provision"  # setup result, steps, readiness
     START = "start"  # the domain is started
     AWAIT = "await"  # readiness of a machine set up before
+    TELL = "tell"  # the guest is told its phase, and hooks run
     SHUT_DOWN = "shut_down"  # clean, by force after a deadline
     HIBERNATE = "hibernate"  # memory to disk, then off
     DESTROY = "destroy"  # domain, disks, seed, console log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.lifecycle.telling import has_to_enter
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name, reachable_port
@@ -56,6 +57,8 @@ def rotation_of(member: Member, wanted: ScaleSet, power: Power) -> Rotation | No
     if member.phase in (Phase.IN_SERVICE, Phase.READY) and member.role is Role.INSTANCE:
         if member.request is Request.REMOVE and member.phase is Phase.READY:
             return None
+        if member.phase is Phase.READY and has_to_enter(member, wanted):
+            return Rotation.MAINT
         return Rotation.READY if power in (Power.RUNNING, Power.UNKNOWN) else Rotation.MAINT
     stands_by_running = member.phase is Phase.STANDBY and parked_state(member, wanted) is PoolState.RUNNING
     if stands_by_running or member.phase is Phase.STARTING:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.lifecycle.table import ANSWER, CARRIES_TRAFFIC, TABLE, UNFINISHED, Action
+from orchestrator.lifecycle.telling import has_to_enter, is_untold, telling
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation
@@ -133,7 +134,9 @@ def _fail(view: MemberView) -> MemberPlan:
 def _settle_in(view: MemberView) -> MemberPlan:
     member = view.member
     if member.role is Role.STANDBY:
-        return _park_in(view, f"{member.name} is ready")
+        return _tell(view) if is_untold(member, view.wanted) else _park_in(view, f"{member.name} is ready")
+    if has_to_enter(member, view.wanted):
+        return _advance(view, Phase.STARTING, f"{member.name} is set up; on_claim is next")
     for endpoint in view.wanted.spec.endpoints:
         server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
         if server is None or server.state is not Rotation.READY:
@@ -149,7 +152,13 @@ def _start(view: MemberView) -> MemberPlan:
     return _effect(view, EffectKind.START, f"starting {view.member.name}")
 
 
+def _tell(view: MemberView) -> MemberPlan:
+    return _effect(view, EffectKind.TELL, telling(view.member, view.wanted))
+
+
 def _await(view: MemberView) -> MemberPlan:
+    if has_to_enter(view.member, view.wanted):
+        return _tell(view)
     return _effect(view, EffectKind.AWAIT, f"waiting for the services of {view.member.name}")
 
 
@@ -180,8 +189,11 @@ def _keep(view: MemberView) -> MemberPlan:
     """Parked as it should be, or moved there; a machine that is off goes through running (row B10)."""
     member, power = view.member, view.sighting.power
     if power is PARKED_POWER[view.park_in]:
+        if view.sighting.rebooted and power is Power.RUNNING:
+            return _advance(view, Phase.STARTING, f"the guest of {member.name} restarts by itself")
         if parked_state(member, view.wanted) is view.park_in:
-            return MemberPlan()
+            is_due = power is Power.RUNNING and is_untold(member, view.wanted)
+            return _tell(view) if is_due else MemberPlan()
         step = Advance(member, Phase.STANDBY, f"{member.name} stands by {power.value}", parked=view.park_in)
         return MemberPlan((step,))
     if power is Power.RUNNING:
@@ -194,7 +206,7 @@ def _keep(view: MemberView) -> MemberPlan:
 def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
         return _advance(view, Phase.STARTING, f"the guest of {view.member.name} restarts by itself")
-    return MemberPlan()
+    return _tell(view) if is_untold(view.member, view.wanted) else MemberPlan()
 
 
 def _repair(view: MemberView) -> MemberPlan:
@@ -221,18 +233,18 @@ def _rebuild(view: MemberView) -> MemberPlan:
 
 def _drain(view: MemberView) -> MemberPlan:
     member = view.member
+    deadline = member.phase_since + view.wanted.spec.scale_in.drain_timeout
     sessions = 0
     for endpoint in view.wanted.spec.endpoints:
         server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
         if server is not None and server.state is Rotation.READY:
             trouble = view.balancer.trouble
-            if trouble and view.now >= member.phase_since + view.wanted.spec.scale_in.drain_timeout:
-                return _continue(view)
+            if trouble and view.now >= deadline:
+                return _leave(view, deadline)
             return MemberPlan(waiting=trouble or f"{member.name} leaves rotation", is_stuck=bool(trouble))
         sessions += server.sessions if server is not None else 0
-    deadline = member.phase_since + view.wanted.spec.scale_in.drain_timeout
-    if sessions == 0 or view.now >= deadline:
-        return _continue(view)
+    if sessions == 0 or view.now >= deadline or is_untold(member, view.wanted):
+        return _leave(view, deadline)
     # HAProxy reports no end of sessions by itself: look again soon, at the latest at the deadline.
     return MemberPlan(
         waiting=f"{member.name} drains {sessions} sessions", until=min(deadline, view.now + DRAIN_LOOK)
@@ -240,6 +252,12 @@ def _drain(view: MemberView) -> MemberPlan:
 
 
 DRAIN_LOOK = 0.05
+
+
+def _leave(view: MemberView, deadline: float) -> MemberPlan:
+    """Out of rotation: the guest is told and on_drain runs. Without one, nothing is held up after the deadline."""
+    has_time = bool(view.wanted.spec.hooks.on_drain) or view.now < deadline
+    return _tell(view) if has_time and is_untold(view.member, view.wanted) else _continue(view)
 
 
 def _continue(view: MemberView) -> MemberPlan:

@@ -159,7 +159,9 @@ def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: Ma
         return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
     unwanted = member.phase is Phase.DELETING or member.request in (Request.REIMAGE, Request.REMOVE)
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
-    if unwanted and kind in (EffectKind.PROVISION, EffectKind.AWAIT):
+    # What a drain is for is no reason to cut its hook short.
+    is_cut = kind is EffectKind.TELL and member.phase is not Phase.DRAINING
+    if unwanted and (is_cut or kind in (EffectKind.PROVISION, EffectKind.AWAIT)):
         return [Interrupt(member, f"{member.name}: {member.reason}")]
     return []
 
@@ -190,6 +192,7 @@ def _balancer_reason(observed: Observed) -> str:
 _EFFECT_URGENCY = {
     EffectKind.START: 1,
     EffectKind.AWAIT: 1,
+    EffectKind.TELL: 3,
     EffectKind.SHUT_DOWN: 3,
     EffectKind.HIBERNATE: 3,
     EffectKind.DESTROY: 3,
@@ -207,4 +210,6 @@ def _urgency(step: Step) -> int:
     if not isinstance(step, Effect):
         return 0
     reserve = 5 if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
+    if step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING:
+        return _EFFECT_URGENCY[EffectKind.AWAIT] + reserve
     return _EFFECT_URGENCY[step.kind] + reserve

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.models.members import GuestPhase
 from orchestrator.models.spec import Probe
 
 
@@ -38,8 +39,17 @@ class GuestShell(Protocol):
     def await_setup(self, patience: Patience) -> None:
         """Returns when first-boot setup has ended well. Raises SetupFailed with the guest's own errors."""
 
-    def run(self, command: str, patience: Patience, listen: Listen | None = None) -> None:
+    def run(
+        self,
+        command: str,
+        patience: Patience,
+        listen: Listen | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Runs a command as root. Raises GuestError with the output's tail on a status other than 0."""
+
+    def tell_phase(self, phase: GuestPhase, patience: Patience) -> None:
+        """What the guest reads about itself, see `lifecycle.telling`."""
 
     def set_clock(self, now: float, patience: Patience) -> None:
         """Tells a guest that slept what time it is (epoch seconds, within half a second)."""

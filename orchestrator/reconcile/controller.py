@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.apply.executor import Executor
-from orchestrator.errors import BalancerError, HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.errors import BalancerError, HookFailed, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.lifecycle.table import FATAL
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Observed
@@ -214,9 +214,15 @@ class Controller:
 
     def _record_failure(self, effect: Effect, error: UnderstudyError) -> None:
         log.warning("%s: %s", effect.reason, error.message)
-        reason = f"{effect.reason}: {error.message}"
+        reason = error.message if isinstance(error, HookFailed) else f"{effect.reason}: {error.message}"
         try:
-            if (effect.member.phase, effect.kind) in FATAL and not isinstance(error, HostUnreachable):
+            if effect.kind is EffectKind.TELL and effect.member.phase is not Phase.STARTING:
+                kind = "hook_failed" if isinstance(error, HookFailed) else "tell_failed"
+                self._parts.recorder.gave_up(effect.member, kind, reason)
+            elif isinstance(error, HookFailed) and effect.member.parked is not None:
+                reason = f"{effect.member.name} is not claimed: {reason}"
+                self._parts.recorder.refused(effect.member, reason)
+            elif (effect.member.phase, effect.kind) in FATAL and not isinstance(error, HostUnreachable):
                 self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason))
             else:
                 self._workers.pause(effect.member.name, _TROUBLE_PAUSE)

@@ -13,7 +13,8 @@ from orchestrator.models.steps import Effect, EffectKind
 
 # What makes a host's processors and disks busy, in two lanes: machines made from nothing, and memory written to
 # disk, never hold back a machine that only has to start (a claim, a restart). Shutting down and removing give
-# room: they are not bounded, but have threads of their own, so that guests that do not hear hold back nobody.
+# room: they are not bounded, but have threads of their own, so that guests that do not hear hold back nobody. So
+# has telling guests their phase.
 _LANES = (
     frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.HIBERNATE}),
     frozenset({EffectKind.START, EffectKind.AWAIT}),
@@ -38,6 +39,7 @@ class Workers:
         self._works: dict[str, Work] = {}
         self._not_before: dict[str, float] = {}
         self._heavy = ThreadPoolExecutor(max_workers=hosts * parallel * len(_LANES), thread_name_prefix="work")
+        self._tell = ThreadPoolExecutor(max_workers=hosts * _LIGHT_THREADS, thread_name_prefix="tell")
         self._light = ThreadPoolExecutor(max_workers=hosts * _LIGHT_THREADS, thread_name_prefix="light")
 
     def busy(self) -> dict[str, EffectKind]:
@@ -56,6 +58,7 @@ class Workers:
             self._not_before.pop(effect.member.name, None)
             self._works[effect.member.name] = work
         pool = self._light if _lane_of(effect) is None else self._heavy
+        pool = self._tell if effect.kind is EffectKind.TELL else pool
         pool.submit(self._run, work, run, done)
         return True
 
@@ -76,7 +79,7 @@ class Workers:
             works = list(self._works.values())
         for work in works:
             work.cancelled.set()
-        for pool in (self._heavy, self._light):
+        for pool in (self._heavy, self._light, self._tell):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, work: Work, run: Callable[[Work], None], done: Callable[[], None]) -> None:

@@ -92,6 +92,7 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "phase": member.phase.value,
         "power": _POWERS.get(power, power.value),
         "parked": member.parked.value if member.parked else None,
+        "told": member.told.value if member.told else None,
         "zone": member.zone,
         "host": member.host,
         "address": member.address,

@@ -13,5 +13,10 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE members ADD COLUMN unhealthy_since FLOAT",
         "ALTER TABLE sets ADD COLUMN rollout_level VARCHAR(16) DEFAULT 'none' NOT NULL",
         "ALTER TABLE sets ADD COLUMN rollout_model VARCHAR(16) DEFAULT '' NOT NULL",
+        "ALTER TABLE members ADD COLUMN told VARCHAR(16)",
+        "ALTER TABLE members ADD COLUMN entered BOOLEAN DEFAULT FALSE NOT NULL",
+        # Who is in the set has been in service: on_claim is for those that come.
+        "UPDATE members SET entered = TRUE "
+        "WHERE role = 'instance' AND phase NOT IN ('creating', 'provisioning', 'failed')",
     ),
 }

@@ -14,7 +14,8 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, 
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
-from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.lifecycle.telling import guest_phase, told
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import (
     Admit,
@@ -38,6 +39,8 @@ from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
 
 KEPT_EVENTS = 20_000
+# What a guest was told does not outlive these: its phase is told again.
+_OFF_OR_ON = frozenset({EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBERNATE})
 
 
 class Recorder:
@@ -90,8 +93,12 @@ class Recorder:
                     self._note(connection, member.set_name, member.name, "deleted", f"{member.name} is gone")
                 return bool(done.rowcount)
             values: dict[str, Any] = {}
+            if kind is EffectKind.TELL:
+                return self._note_told(connection, member, "told", told(member))
             if kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
                 values["request"] = None
+            if kind in _OFF_OR_ON and member.told is not None:
+                values["told"] = None
             if following is not member.phase:
                 values |= {"phase": following.value, "phase_since": self._store.now()}
                 values |= {"failures": 0} if following is Phase.STANDBY else {}
@@ -107,6 +114,24 @@ class Recorder:
             if done:
                 self._note_end(connection, member, member.failures + 1, reason)
             return done
+
+    def gave_up(self, member: Member, kind: str, reason: str) -> bool:
+        """Record that a guest could not be told its phase, or its hook failed, and that this changes nothing."""
+        with self._store.database.write() as connection:
+            return self._note_told(connection, member, kind, reason)
+
+    def refused(self, member: Member, reason: str) -> bool:
+        """Record that a claimed member cannot serve: it is to go, and another one is claimed."""
+        with self._store.database.write() as connection:
+            return self._change(connection, member, reason, "claim_failed", {"request": Request.REMOVE.value})
+
+    def _note_told(self, connection: Connection, member: Member, kind: str, words: str) -> bool:
+        values: dict[str, Any] = {"told": guest_phase(member).value}
+        values |= {"entered": True} if member.phase is Phase.STARTING else {}
+        done = connection.execute(update(members).where(_as_planned(member)).values(**values))
+        if done.rowcount:
+            self._note(connection, member.set_name, member.name, kind, words)
+        return bool(done.rowcount)
 
     def complained(self, member: Member, reason: str) -> None:
         """Record a failure that leaves the phase as it is; the same one twice is one event."""
@@ -173,11 +198,15 @@ class Recorder:
                 "image_digest": self._image_digest(connection, row),
                 "parked": None,
                 "restarts": 0,
+                "told": None,
+                "entered": False,
             }
             if row.model != step.member.model:
                 values["failures"] = 0  # those of another model say nothing about this one
+        if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
+            values["told"] = None
         if step.phase is Phase.IN_SERVICE:
-            values["parked"] = None
+            values |= {"parked": None, "entered": True}
         if step.parked is not None:
             values["parked"] = step.parked.value
         if step.answered:
@@ -257,7 +286,7 @@ def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[
     match step:
         case Claim():
             role, phase = Role.INSTANCE.value, step.phase.value
-            return "claim_served", {"role": role, "phase": phase, "failures": step.failures}
+            return "claim_served", {"role": role, "phase": phase, "failures": step.failures, "told": None}
         case Repair():
             return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
         case NoteRestart():

@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.models.events import Event
 from orchestrator.models.members import (
+    GuestPhase,
     Image,
     Member,
     Phase,
@@ -75,6 +76,8 @@ def read_member(row: Any) -> Member:
         parked=PoolState(row.parked) if row.parked else None,
         restarts=row.restarts,
         unhealthy_since=row.unhealthy_since,
+        told=GuestPhase(row.told) if row.told else None,
+        entered=row.entered,
     )
 
 

@@ -68,6 +68,8 @@ members = Table(
     Column("parked", String(16), nullable=True),
     Column("restarts", Integer, nullable=False, default=0),
     Column("unhealthy_since", Float, nullable=True),
+    Column("told", String(16), nullable=True),
+    Column("entered", Boolean, nullable=False, default=False),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

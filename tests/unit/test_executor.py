@@ -69,9 +69,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make_bench(folder: Path, kind: type[ScriptedGuest] = ScriptedGuest, **fields: Any) -> Bench:
+def make_bench(
+    folder: Path, kind: type[ScriptedGuest] = ScriptedGuest, host: FakeHypervisor | None = None, **fields: Any
+) -> Bench:
     _, digest = image_file(folder)
-    clock, host = FakeClock(), FakeHypervisor()
+    clock, host = FakeClock(), host or FakeHypervisor()
     guest = kind(clock, host)
     spec = pack_uploads(make_spec(**fields), folder)
     wanted = make_set(spec, image=make_image(digest=digest))

@@ -37,6 +37,7 @@ from tests.fakes import (
     FakeGuestShell,
     FakeHypervisor,
     FakeIdentities,
+    FakeMachine,
     FakeSeedWriter,
     GuestThatNeverBoots,
     GuestWithFailingSetup,
@@ -62,7 +63,7 @@ def every_fake_is_what_it_stands_for(clock: FakeClock) -> None:
         FakeIdentities(),
         FakeSeedWriter(),
         guest,
-        FakeGuestShell(FakeGuest(clock), "web-1"),
+        FakeGuestShell(FakeGuest(clock), "web-1", FakeMachine(blueprint(), None)),
     )
     assert ports
 

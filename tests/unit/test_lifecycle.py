@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -14,7 +15,7 @@ from orchestrator.models.steps import Advance, Effect, EffectKind, Step
 from orchestrator.planner import Limits
 from orchestrator.planner.member import MemberView, plan_member
 from tests.builders import NOW, make_member, make_set, make_spec, see_balancer, see_machine
-from tests.unit.worlds import OLD_MODEL, PHASES, requests_of
+from tests.unit.worlds import HOOKS, OLD_MODEL, PHASES, requests_of
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -30,14 +31,15 @@ def every_step() -> Iterator[Step]:
     """Every step the planner makes for one member, over all records and sightings of it."""
     for state, wish in product((*PoolState, None), range(2)):
         pool = {"state": state, "max_ready": 4} if state else None
-        wanted = make_set(make_spec(standby=pool, instances=wish))
+        wanted = make_set(make_spec(standby=pool, instances=wish, hooks=HOOKS[-1]))
         for role in Role:
             for phase, power, model in product(PHASES[role], TABLE[Phase.READY], (wanted.model, OLD_MODEL)):
                 for request in requests_of(role, phase):
                     member = make_member(
                         wanted, role=role, phase=phase, request=request, model=model, phase_since=0.0
                     )
-                    for rebooted in (False, True):
+                    for rebooted, entered, is_told in product((False, True), repeat=3):
+                        member = replace(member, entered=entered, told=member.told if is_told else None)
                         seen = see_machine(member, power, rebooted=rebooted)
                         balancer = see_balancer(wanted)
                         view = MemberView(member, wanted, seen, balancer, NOW, Limits(), wanted.pool_state)
@@ -71,6 +73,7 @@ def test_only_making_and_parking_a_machine_and_waiting_for_it_can_condemn_it() -
         (Phase.CREATING, EffectKind.CREATE),
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
+        (Phase.STARTING, EffectKind.TELL),
         (Phase.PARKING, EffectKind.SHUT_DOWN),
         (Phase.PARKING, EffectKind.HIBERNATE),
     } == FATAL
@@ -78,7 +81,7 @@ def test_only_making_and_parking_a_machine_and_waiting_for_it_can_condemn_it() -
 
 
 def test_only_waiting_for_a_guest_is_hopeless_and_never_because_its_host_is_silent() -> None:
-    assert set(HOPELESS) == {EffectKind.PROVISION, EffectKind.AWAIT}
+    assert set(HOPELESS) == {EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.TELL}
     assert all(powers == set(Power) - {Power.RUNNING, Power.UNKNOWN} for powers in HOPELESS.values())
 
 

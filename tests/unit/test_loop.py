@@ -102,7 +102,7 @@ def test_the_pool_is_parked_in_its_declared_state_after_its_setup(
     site.settle()
     assert [one.phase for one in site.pool()] == [Phase.STANDBY] * 3
     assert [site.power(one) for one in site.pool()] == [power] * 3
-    assert len([shell for shell in site.guest.shells if shell.member in site.names(Role.STANDBY)]) == 3
+    assert {shell.member for shell in site.guest.shells} == site.names()
     assert site.rotation() == site.names(Role.INSTANCE)
 
 
@@ -478,6 +478,7 @@ def test_a_stop_can_be_taken_back_while_the_instance_drains(site: Site) -> None:
 
 
 def test_an_instance_that_is_not_set_up_yet_cannot_be_stopped(site: Site) -> None:
+    site.guest.hold("web-00001")
     site.apply(instances=1)
     site.turn_until(lambda: bool(site.members()) and site.only().phase is Phase.PROVISIONING)
     with pytest.raises(Conflict, match="only an instance that is set up"):

@@ -14,7 +14,7 @@ from random import Random
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.members import GuestPhase, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import (
@@ -74,6 +74,80 @@ def assert_converged(start: World, end: World) -> None:
 @given(worlds())
 def test_any_world_converges_and_a_converged_world_gives_an_empty_plan(start: World) -> None:
     assert_converged(start, at_rest(start, turns=40))
+
+
+@many
+@given(worlds())
+def test_every_guest_that_runs_reads_where_it_is_once_a_world_has_converged(start: World) -> None:
+    end = at_rest(start, turns=40)
+    for member in end.members.values():
+        told = end.reads.get(domain_name(PREFIX, member.name))
+        if end.sets[member.set_name].spec.setup.answer_file != "cloud-init":
+            assert told is None
+        elif end.power(member) is Power.RUNNING:
+            event(f"{member.role.value} runs")
+            assert told is (GuestPhase.IN_SERVICE if member.role is Role.INSTANCE else GuestPhase.STANDBY)
+
+
+@many
+@given(worlds(deleting=False), st.randoms(use_true_random=False))
+def test_a_claim_that_fails_is_replaced_and_the_world_still_converges(start: World, chance: Random) -> None:
+    """on_claim fails in some of the members there are; in those that come it does not."""
+    names = sorted(start.members)
+    world = replace(start, refusing=frozenset(chance.sample(names, chance.randint(0, len(names)))))
+    refused: set[str] = set()
+
+    def witness(world: World, step: Step) -> None:
+        if isinstance(step, Effect) and step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING:
+            refused.update({step.member.name} & world.refusing if step.member.parked else ())
+
+    # An instance made cold is tried again with pauses, and would fail for ever.
+    for _ in range(30):
+        world, _made = after_turn(world, witness)
+    end = at_rest(replace(world, refusing=frozenset()), turns=60)
+    event(f"{min(len(refused), 2)} refused")
+    assert_converged(replace(start, sets=end.sets), end)
+    assert not refused & set(end.members)
+
+
+@many
+@given(worlds())
+def test_nothing_is_in_rotation_before_its_on_claim_has_run(start: World) -> None:
+    def witness(world: World, step: Step) -> None:
+        if isinstance(step, ConvergeBalancer):
+            ready = {name for (_, name), state in step.config.server_states().items() if state is Rotation.READY}
+            for name in ready:
+                member = world.members[name]
+                assert member.entered or not world.sets[member.set_name].spec.hooks.on_claim
+
+    at_rest(start, witness=witness)
+
+
+@many
+@given(worlds())
+def test_on_claim_runs_once_for_each_body_and_only_in_instances(start: World) -> None:
+    ran: set[tuple[str, int]] = set()
+
+    def witness(_world: World, step: Step) -> None:
+        if isinstance(step, Effect) and step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING:
+            body = (step.member.name, step.member.incarnation)
+            assert body not in ran
+            assert (step.member.role, step.member.entered) == (Role.INSTANCE, False)
+            ran.add(body)
+
+    at_rest(start, witness=witness)
+
+
+@many
+@given(worlds())
+def test_no_drain_ends_before_its_on_drain_has_run(start: World) -> None:
+    def witness(world: World, step: Step) -> None:
+        if not isinstance(step, Advance) or step.member.phase is not Phase.DRAINING:
+            return
+        if world.sets[step.member.set_name].spec.hooks.on_drain and world.power(step.member) is Power.RUNNING:
+            assert step.member.told is GuestPhase.DRAINING
+
+    at_rest(start, witness=witness)
 
 
 @many
@@ -576,7 +650,7 @@ def test_an_instance_is_started_before_anything_else_is_waited_for(world: World)
     steps = [step for step in world.plan().steps if isinstance(step, ConvergeBalancer | Effect)]
     is_start = [
         isinstance(step, Effect)
-        and step.kind in (EffectKind.START, EffectKind.AWAIT)
+        and (step.kind in (EffectKind.START, EffectKind.AWAIT) or step.member.phase is Phase.STARTING)
         and step.member.role is not Role.STANDBY
         for step in steps
     ]

@@ -138,7 +138,6 @@ def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
     [
         ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),
         ("drives", "drives: [{name: data, size: 1GiB, mount: /mnt/data}]\n"),
-        ("hooks", 'hooks: {on_claim: ["true"]}\n'),
     ],
 )
 def test_a_published_key_that_is_not_acted_on_yet_is_refused_rather_than_ignored(

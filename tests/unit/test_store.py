@@ -55,6 +55,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(storage: Storag
 def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp_path: Path) -> None:
     storage.declare()
     storage.admit()
+    storage.put(storage.admit(), Phase.IN_SERVICE)
     before = storage.store.snapshot()
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:

@@ -13,7 +13,16 @@ from sqlalchemy import delete, insert
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
-from orchestrator.models.members import Member, Phase, Request, Role, RolloutCondition, RolloutLevel
+from orchestrator.models.members import (
+    GuestPhase,
+    Member,
+    Phase,
+    PoolState,
+    Request,
+    Role,
+    RolloutCondition,
+    RolloutLevel,
+)
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import (
     Advance,
@@ -34,7 +43,7 @@ from tests.builders import NOW, make_member, make_spec, see_host, see_world
 from tests.fakes import FakeIdentities
 from tests.unit.examples import some
 from tests.unit.storage import Storage, open_storage
-from tests.unit.world import World, record, record_success
+from tests.unit.world import World, record, record_refusal, record_success
 
 # ---- admission -----------------------------------------------------------------------------------------------
 
@@ -367,6 +376,8 @@ def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
     to=st.sampled_from(Phase),
     flags=st.tuples(st.booleans(), st.booleans()),
     stale=st.booleans(),
+    told=st.sampled_from([None, *GuestPhase]),
+    parked=st.sampled_from([None, *PoolState]),
 )
 def test_the_world_of_the_property_tests_records_as_the_store_does(
     tmp_path_factory: pytest.TempPathFactory,
@@ -377,17 +388,21 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
     to: Phase,
     flags: tuple[bool, bool],
     stale: bool,
+    told: GuestPhase | None,
+    parked: PoolState | None,
 ) -> None:
     storage = open_storage(tmp_path_factory.mktemp("store"))
     storage.declare(standby={"max_ready": 3})
     wanted = storage.store.snapshot().sets[0]
-    member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, model="old")
+    kept: dict[str, Any] = {"told": told, "entered": bool(failures), "parked": parked}
+    member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, model="old", **kept)
     world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
     planned = replace(member, incarnation=2) if stale else member
     new_body, answered = flags
     steps: list[Any] = [
         Claim(planned, to, "claimed"),
         Advance(planned, to, "advanced", new_body=new_body, answered=answered),
+        Advance(planned, to, "advanced", parked=PoolState.RUNNING),
         Retire(planned, "retired"),
         Renew(planned, "renewed"),
     ]
@@ -405,6 +420,21 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
         found = {one.name: replace(one, reason="") for one in storage.members()}
         assert found == {name: replace(one, reason="") for name, one in expected.members.items()}
     storage.store.close()
+
+
+@pytest.mark.parametrize("parked", [None, PoolState.STOPPED])
+def test_the_world_records_a_failed_hook_as_the_store_does(storage: Storage, parked: PoolState | None) -> None:
+    storage.declare()
+    wanted = storage.store.snapshot().sets[0]
+    member = make_member(wanted, phase=Phase.STARTING, parked=parked)
+    world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
+    _insert(storage, member)
+    if parked is None:
+        storage.recorder.failed(member, "")
+    else:
+        storage.recorder.refused(member, "")
+    expected = record_refusal(world, Effect(EffectKind.TELL, member, "")).members[member.name]
+    assert storage.member(member.name) == replace(expected, reason="")
 
 
 def _insert(storage: Storage, member: Member) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
+from orchestrator.models.members import GuestPhase, Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import domain_name, machine_mac
 from orchestrator.models.sightings import (
     BalancerSighting,
@@ -64,6 +64,8 @@ class World:
     suspects: frozenset[tuple[str, str]] = frozenset()
     busy: Mapping[str, Effect] = field(default_factory=dict)
     admitted: int = 0
+    reads: Mapping[str, GuestPhase] = field(default_factory=dict)  # domain -> what its guest reads about itself
+    refusing: frozenset[str] = frozenset()  # members whose on_claim fails
 
     def desired(self) -> Desired:
         by_name = sorted(self.members.values(), key=lambda member: member.name)
@@ -121,7 +123,7 @@ def record(world: World, step: RecordStep) -> World:
 def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire) -> dict[str, object]:
     match step:
         case Claim():
-            return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures}
+            return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures, "told": None}
         case Repair():
             return {"request": step.request, "failures": step.member.failures + 1}
         case NoteHealth():
@@ -142,6 +144,13 @@ def record_success(world: World, effect: Effect) -> World:
             return world
         return replace(world, members={name: one for name, one in world.members.items() if name != member.name})
     fields: dict[str, object] = {}
+    if effect.kind is EffectKind.TELL:
+        fields["told"] = _word(member)
+        if member.phase is Phase.STARTING:
+            fields["entered"] = True
+        return _change(world, member, **fields)
+    if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBERNATE) and member.told:
+        fields["told"] = None
     if effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
         fields["request"] = None
     if following is not member.phase:
@@ -158,6 +167,20 @@ def _tell(world: World, step: NotePool | NoteRollout) -> World:
     else:
         told = replace(wanted, rollout=step.condition)
     return replace(world, sets={**world.sets, wanted.name: told})
+
+
+def record_refusal(world: World, effect: Effect) -> World:
+    """As `store.records.Recorder.refused` does for a claimed member, `failed` for one made cold."""
+    member = effect.member
+    if member.parked is not None:
+        return _change(world, member, request=Request.REMOVE)
+    return _change(world, member, phase=Phase.FAILED, failures=member.failures + 1)
+
+
+def _word(member: Member) -> GuestPhase:
+    if member.phase is Phase.DRAINING:
+        return GuestPhase.DRAINING
+    return GuestPhase.IN_SERVICE if member.role is Role.INSTANCE else GuestPhase.STANDBY
 
 
 def _admit(world: World, step: Admit) -> World:
@@ -198,8 +221,13 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["restarts"] = 0
         if step.member.model != wanted.model:
             fields["failures"] = 0
+        fields["told"] = None
+        fields["entered"] = False
+    if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
+        fields["told"] = None
     if step.phase is Phase.IN_SERVICE:
         fields["parked"] = None
+        fields["entered"] = True
     if step.parked is not None:
         fields["parked"] = step.parked
     if step.answered:
@@ -245,15 +273,24 @@ def carry_out(world: World, effect: Effect) -> World:
     match effect.kind:
         case EffectKind.CREATE:
             made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING)
-            return with_machine(world, member.host, domain, made)
+            return with_machine(_forgetting(world, domain), member.host, domain, made)
         case EffectKind.START | EffectKind.SHUT_DOWN | EffectKind.HIBERNATE:
             found = world.hosts[member.host].machines[domain]
             power = _POWER_AFTER[effect.kind]
+            if Power.HIBERNATED not in (found.power, power) and found.power is not power:
+                world = _forgetting(world, domain)
             return with_machine(world, member.host, domain, replace(found, power=power))
         case EffectKind.DESTROY:
-            return with_machine(world, member.host, domain, None)
+            return with_machine(_forgetting(world, domain), member.host, domain, None)
+        case EffectKind.TELL:
+            return replace(world, reads={**world.reads, domain: _word(member)})
         case EffectKind.PROVISION | EffectKind.AWAIT:
             return world
+
+
+def _forgetting(world: World, domain: str) -> World:
+    """What a guest was told is gone with its boot."""
+    return replace(world, reads={name: word for name, word in world.reads.items() if name != domain})
 
 
 def with_machine(world: World, host: str, domain: str, machine: MachineSighting | None) -> World:
@@ -268,7 +305,7 @@ def with_machine(world: World, host: str, domain: str, machine: MachineSighting 
 def is_possible(world: World, effect: Effect) -> bool:
     """A guest can only be waited for while its machine runs; a silent host does nothing."""
     power = world.power(effect.member)
-    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.HIBERNATE):
+    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.TELL, EffectKind.HIBERNATE):
         return power is Power.RUNNING
     if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN):
         return power not in (Power.UNKNOWN, Power.ABSENT)
@@ -303,6 +340,9 @@ def after_step(world: World, step: Step, recorded: bool = True) -> World:
             if not is_possible(world, step):
                 return world
             done = carry_out(world, step)
+            enters = step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING
+            if enters and recorded and step.member.name in world.refusing:
+                return record_refusal(done, step)
             return record_success(done, step) if recorded else done
         case ConvergeBalancer():
             return converge_balancer(world, step.config)

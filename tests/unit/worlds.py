@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from orchestrator.models.members import (
+    GuestPhase,
     Member,
     Phase,
     PoolState,
@@ -47,6 +48,9 @@ UPDATES: tuple[dict[str, Any], ...] = (
     {"max_surge": 0, "max_unavailable": "34%"},
 )
 
+# Phases in which an instance has been in service, and in which it may have been, or come from the pool just now.
+SERVES = (Phase.IN_SERVICE, Phase.DRAINING, Phase.STOPPED)
+ENTERS = (Phase.STARTING, Phase.READY)
 # Which phases a member of each role can be in: a claim ends a member's time in the pool, and nothing goes back.
 PHASES = {
     Role.INSTANCE: tuple(phase for phase in Phase if phase not in (Phase.PARKING, Phase.STANDBY)),
@@ -54,6 +58,13 @@ PHASES = {
         phase for phase in Phase if phase not in (Phase.IN_SERVICE, Phase.STOPPED, Phase.DRAINING)
     ),
 }
+
+HOOKS: tuple[dict[str, Any], ...] = (
+    {},
+    {"on_claim": ["come"]},
+    {"on_drain": ["go"]},
+    {"on_claim": ["come"], "on_drain": ["go"]},
+)
 
 
 @st.composite
@@ -72,6 +83,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
         {"name": f"e{number}", "listen": base + number, "port": 80 + number}
         for number in range(draw(st.integers(0, 2)))
     ]
+    answer_file = draw(st.sampled_from(["cloud-init", "cloud-init", "cloud-init", "none"]))
     spec = make_spec(
         name=name,
         instances=draw(st.integers(0, room)),
@@ -80,6 +92,8 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
         scale_in={"policy": draw(st.sampled_from(["balanced", "newest", "oldest"]))},
         repair={"action": draw(st.sampled_from(["restart", "reimage", "replace"])), "grace": "8s"},
         update=draw(st.sampled_from(UPDATES)),
+        setup={"answer_file": answer_file},
+        hooks=draw(st.sampled_from(HOOKS)) if answer_file == "cloud-init" else {},
     )
     made = make_set(
         spec,
@@ -98,6 +112,8 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
     role = draw(st.sampled_from(Role))
     phase = draw(st.sampled_from(PHASES[role]))
     host = draw(st.sampled_from(hosts))
+    was_parked = role is Role.STANDBY or phase in ENTERS
+    parked = draw(st.sampled_from([None, *PoolState])) if was_parked else None
     return make_member(
         wanted,
         f"{number:05}",
@@ -112,8 +128,22 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         unhealthy_since=draw(st.sampled_from([None, NOW - 5.0])) if phase is Phase.IN_SERVICE else None,
         created_at=NOW - draw(st.integers(0, 5)) * 100.0,
         phase_since=NOW - draw(st.sampled_from([0.0, 10.0, 1000.0])),
-        parked=draw(st.sampled_from([None, *PoolState])) if role is Role.STANDBY else None,
+        parked=parked,
+        told=draw(st.sampled_from(told_in(wanted, role, phase, parked))),
+        entered=role is Role.INSTANCE and (phase in SERVES or (phase in ENTERS and draw(st.booleans()))),
     )
+
+
+def told_in(wanted: ScaleSet, role: Role, phase: Phase, parked: PoolState | None) -> list[GuestPhase | None]:
+    """What the guest of a member can have been told since it booted."""
+    if wanted.spec.setup.answer_file != "cloud-init":
+        return [None]
+    if role is Role.STANDBY:
+        is_up = phase in (Phase.READY, Phase.PARKING) or (phase is Phase.STANDBY and parked is PoolState.RUNNING)
+        return [None, GuestPhase.STANDBY] if is_up else [None]
+    if phase is Phase.DRAINING:
+        return [None, GuestPhase.IN_SERVICE, GuestPhase.DRAINING]
+    return [None, GuestPhase.IN_SERVICE] if phase in (Phase.STARTING, Phase.READY, Phase.IN_SERVICE) else [None]
 
 
 def requests_of(role: Role, phase: Phase) -> list[Request | None]:
@@ -188,7 +218,14 @@ def worlds(
         leak = make_member(desired[0], f"leak{number}", host=draw(st.sampled_from(bare)).name)
         seen[leak.host].append(see_machine(leak, draw(st.sampled_from(SEEN[:3]))))
     hosts = {host.name: _with(host, seen[host.name]) for host in bare}
+    reads = {
+        machine.domain: member.told
+        for member in known
+        for machine in seen[member.host]
+        if member.told is not None and machine.member == member.name and _keeps(member, machine)
+    }
     return World(
+        reads=reads,
         sets={one.name: one for one in desired},
         members={member.name: member for member in known},
         hosts=hosts,
@@ -235,6 +272,12 @@ def rollouts(draw: st.DrawFn, fails: bool = False) -> World:
         hosts={host.name: see_host(*seen, name=host.name)},
         balancer=draw(balancers((wanted,), known)),
     )
+
+
+def _keeps(member: Member, machine: MachineSighting) -> bool:
+    """Whether its guest still reads what it was told. A restart by itself that the record knows of came before."""
+    knows = machine.rebooted and member.phase in (Phase.IN_SERVICE, Phase.STANDBY)
+    return machine.power in (Power.RUNNING, Power.HIBERNATED) and not knows
 
 
 def _with(host: HostSighting, seen: list[MachineSighting]) -> HostSighting:
