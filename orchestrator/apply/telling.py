@@ -18,6 +18,7 @@ from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 log = logging.getLogger("understudy.executor")
 
 TELL_SECONDS = 60.0  # to tell a guest that may still be booting
+DRAIN_SECONDS = 10.0  # to tell one that is about to go, and may be going because it does not answer
 _AGENT_SECONDS = 5.0
 
 
@@ -52,7 +53,7 @@ class PhaseTeller:
         if member.phase is not Phase.DRAINING:
             return TELL_SECONDS
         left = member.phase_since + wanted.spec.scale_in.drain_timeout - self.clock.now()
-        return min(max(left, 0.0), TELL_SECONDS)
+        return min(max(left, 0.0), DRAIN_SECONDS)
 
     def _tell(self, phase: GuestPhase, patience: Patience) -> None:
         if self._tell_by_agent(phase, patience):

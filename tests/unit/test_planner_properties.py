@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from orchestrator.models.members import GuestPhase, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.spec import HooksSpec, SetupSpec
 from orchestrator.models.steps import (
     Admit,
     Advance,
@@ -77,9 +78,11 @@ def test_any_world_converges_and_a_converged_world_gives_an_empty_plan(start: Wo
 
 
 @many
-@given(worlds())
-def test_every_guest_that_runs_reads_where_it_is_once_a_world_has_converged(start: World) -> None:
-    end = at_rest(start, turns=40)
+@given(worlds(), st.randoms(use_true_random=False), st.booleans())
+def test_every_guest_that_runs_reads_where_it_is_once_a_world_has_converged(
+    start: World, chance: Random, is_healthy: bool
+) -> None:
+    end = at_rest(_with_restarts(_all_healthy(start), chance) if is_healthy else start, turns=40)
     for member in end.members.values():
         told = end.reads.get(domain_name(PREFIX, member.name))
         if end.sets[member.set_name].spec.setup.answer_file != "cloud-init":
@@ -89,25 +92,57 @@ def test_every_guest_that_runs_reads_where_it_is_once_a_world_has_converged(star
             assert told is (GuestPhase.IN_SERVICE if member.role is Role.INSTANCE else GuestPhase.STANDBY)
 
 
+def _with_restarts(world: World, chance: Random) -> World:
+    """Everybody was told, as recorded; then some guests restarted by themselves."""
+    told = {
+        name: GuestPhase.IN_SERVICE if one.role is Role.INSTANCE else GuestPhase.STANDBY
+        for name, one in world.members.items()
+        if world.sets[one.set_name].spec.setup.answer_file == "cloud-init" and world.power(one) is Power.RUNNING
+    }
+    members = {name: replace(one, told=told.get(name), entered=True) for name, one in world.members.items()}
+    reads = {domain_name(PREFIX, name): word for name, word in told.items()}
+    world = replace(world, members=members, reads=reads)
+    for name in chance.sample(sorted(told), len(told) // 2):
+        domain = domain_name(PREFIX, name)
+        world = with_machine(world, members[name].host, domain, see_machine(members[name], rebooted=True))
+        world = replace(world, reads={key: word for key, word in world.reads.items() if key != domain})
+    return world
+
+
 @many
-@given(worlds(deleting=False), st.randoms(use_true_random=False))
-def test_a_claim_that_fails_is_replaced_and_the_world_still_converges(start: World, chance: Random) -> None:
+@given(worlds(deleting=False), st.randoms(use_true_random=False), st.booleans())
+def test_a_claim_that_fails_goes_to_the_next_and_the_world_converges(
+    start: World, chance: Random, is_healthy: bool
+) -> None:
     """on_claim fails in some of the members there are; in those that come it does not."""
-    names = sorted(start.members)
+    start = _with_on_claim(_all_healthy(start) if is_healthy else start)
+    names = sorted(name for name, one in start.members.items() if one.role is Role.STANDBY)
     world = replace(start, refusing=frozenset(chance.sample(names, chance.randint(0, len(names)))))
     refused: set[str] = set()
 
     def witness(world: World, step: Step) -> None:
-        if isinstance(step, Effect) and step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING:
-            refused.update({step.member.name} & world.refusing if step.member.parked else ())
+        if isinstance(step, Effect) and step.kind is EffectKind.TELL and step.member.name in world.refusing:
+            refused.update([step.member.name] if step.member.phase is Phase.STARTING else [])
 
-    # An instance made cold is tried again with pauses, and would fail for ever.
-    for _ in range(30):
-        world, _made = after_turn(world, witness)
-    end = at_rest(replace(world, refusing=frozenset()), turns=60)
+    end = at_rest(world, witness=witness)
     event(f"{min(len(refused), 2)} refused")
     assert_converged(replace(start, sets=end.sets), end)
     assert not refused & set(end.members)
+
+
+def _with_on_claim(world: World) -> World:
+    sets = {}
+    for name, wanted in world.sets.items():
+        spec = wanted.spec.model_copy(update={"hooks": HooksSpec(on_claim=("come",)), "setup": SetupSpec()})
+        sets[name] = replace(wanted, spec=spec)
+    members = {
+        # Since when it is recorded, every member that stands by has it.
+        name: replace(one, parked=one.parked or sets[one.set_name].pool_state)
+        if one.phase is Phase.STANDBY
+        else one
+        for name, one in world.members.items()
+    }
+    return replace(world, sets=sets, members=members)
 
 
 @many
@@ -261,12 +296,7 @@ def test_no_member_gets_a_second_machine_by_a_crash(start: World, data: st.DataO
 @given(worlds(deleting=False))
 def test_as_many_are_retired_as_there_are_too_many_and_nobody_admitted_is_retired_again(start: World) -> None:
     """Machines of the current model, all healthy: sizes alone decide who goes."""
-    world = replace(start, members={name: _healthy(start, one) for name, one in start.members.items()})
-    world = replace(world, hosts={name: replace(host, machines={}) for name, host in world.hosts.items()})
-    for member in world.members.values():
-        wanted = world.sets[member.set_name]
-        power = Power(wanted.pool_state.value) if member.role is Role.STANDBY else Power.RUNNING
-        world = with_machine(world, member.host, domain_name(PREFIX, member.name), see_machine(member, power))
+    world = _all_healthy(start)
     gone: Counter[tuple[str, Role]] = Counter()
     claimed: Counter[str] = Counter()
 
@@ -284,6 +314,17 @@ def test_as_many_are_retired_as_there_are_too_many_and_nobody_admitted_is_retire
         assert gone[wanted.name, Role.INSTANCE] == max(instances - wanted.wanted_instances, 0)
         assert claimed[wanted.name] <= min(max(wanted.wanted_instances - instances, 0), pool)
         assert gone[wanted.name, Role.STANDBY] == max(pool - claimed[wanted.name] - wanted.standby_target, 0)
+
+
+def _all_healthy(world: World) -> World:
+    """The same members, all where they should be, with their machines."""
+    world = replace(world, members={name: _healthy(world, one) for name, one in world.members.items()})
+    world = replace(world, hosts={name: replace(host, machines={}) for name, host in world.hosts.items()})
+    for member in world.members.values():
+        wanted = world.sets[member.set_name]
+        power = Power(wanted.pool_state.value) if member.role is Role.STANDBY else Power.RUNNING
+        world = with_machine(world, member.host, domain_name(PREFIX, member.name), see_machine(member, power))
+    return world
 
 
 def _healthy(world: World, member: Member) -> Member:
