@@ -74,7 +74,7 @@ def assert_converged(start: World, end: World) -> None:
 @many
 @given(worlds())
 def test_any_world_converges_and_a_converged_world_gives_an_empty_plan(start: World) -> None:
-    assert_converged(start, at_rest(start, turns=40))
+    assert_converged(start, at_rest(start))
 
 
 @many
@@ -82,7 +82,7 @@ def test_any_world_converges_and_a_converged_world_gives_an_empty_plan(start: Wo
 def test_every_guest_that_runs_reads_where_it_is_once_a_world_has_converged(
     start: World, chance: Random, is_healthy: bool
 ) -> None:
-    end = at_rest(_with_restarts(_all_healthy(start), chance) if is_healthy else start, turns=40)
+    end = at_rest(_with_restarts(_all_healthy(start), chance) if is_healthy else start)
     for member in end.members.values():
         told = end.reads.get(domain_name(PREFIX, member.name))
         if end.sets[member.set_name].spec.setup.answer_file != "cloud-init":
@@ -207,7 +207,7 @@ def test_a_world_disturbed_on_the_way_converges_once_it_is_left_alone(start: Wor
     world = start
     for _ in range(8):
         world, _made = after_turn(_disturb(world, chance))
-    assert_converged(replace(start, sets=world.sets), at_rest(world, turns=60))
+    assert_converged(replace(start, sets=world.sets), at_rest(world, turns=100))
 
 
 def _disturb(world: World, chance: Random) -> World:
