@@ -49,6 +49,7 @@ from tests.unit.world import (
 )
 from tests.unit.worlds import OLD_MODEL, SEEN, rollouts, worlds
 
+STARTS = (EffectKind.START, EffectKind.AWAIT)
 ON_THE_WAY = (Phase.CREATING, Phase.PROVISIONING, Phase.STARTING)
 
 
@@ -691,7 +692,7 @@ def test_an_instance_is_started_before_anything_else_is_waited_for(world: World)
     steps = [step for step in world.plan().steps if isinstance(step, ConvergeBalancer | Effect)]
     is_start = [
         isinstance(step, Effect)
-        and (step.kind in (EffectKind.START, EffectKind.AWAIT) or step.member.phase is Phase.STARTING)
+        and (step.kind in STARTS or (step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING))
         and step.member.role is not Role.STANDBY
         for step in steps
     ]
