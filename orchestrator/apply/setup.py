@@ -25,9 +25,10 @@ class SetupWatch:
 
     def await_end(self, patience: Patience) -> None:
         """Raises SetupFailed, NeverReady or Interrupted."""
-        if self._agent_comes_first(patience):
+        heard = self._hear_agent(patience)
+        if heard is not None:
             try:
-                self._await_result(patience)
+                self._judge(heard or self._await_result(patience))
                 return
             except AgentAbsent:
                 pass
@@ -47,15 +48,22 @@ class SetupWatch:
             else:
                 return shell
 
-    def _is_told(self) -> bool:
-        try:
-            return bool(self.agent.read_file(RESULT_FILE)) or self.agent.can_read_files()
-        except GuestError:
-            return False
+    def _hear_agent(self, patience: Patience) -> str | None:
+        """What an agent that is there by the time that SSH answers, or soon after, reads: the result, or nothing
+        yet. None without an agent."""
+        heard: list[str] = []
 
-    def _agent_comes_first(self, patience: Patience) -> bool:
-        """Whether there is an agent by the time that SSH answers, or soon after."""
-        or_agent = Patience(patience.deadline, lambda: patience.is_cancelled() or self._is_told())
+        def is_there() -> bool:
+            try:
+                result = self.agent.read_file(RESULT_FILE)
+                if not result and not self.agent.can_read_files():
+                    return False
+            except GuestError:
+                return False
+            heard.append(result)
+            return True
+
+        or_agent = Patience(patience.deadline, lambda: patience.is_cancelled() or is_there())
         try:
             self.guest.await_ssh(self.where, or_agent)
             end = min(self.clock.monotonic() + self.grace, patience.deadline)
@@ -64,17 +72,19 @@ class SetupWatch:
         except Interrupted:
             if patience.is_cancelled():
                 raise
-            return True
-        return False
+            return heard[-1]
+        return None
 
-    def _await_result(self, patience: Patience) -> None:
+    def _await_result(self, patience: Patience) -> str:
         while True:
             result = self.agent.read_file(RESULT_FILE)
             if result:
-                break
+                return result
             if self.clock.monotonic() >= patience.deadline:
                 raise NeverReady(f"setup of {self.where.name} did not end in time")
             self._rest(patience)
+
+    def _judge(self, result: str) -> None:
         errors = setup_errors(result)
         if errors:
             raise SetupFailed(failure(self.where.name, errors, self.agent.read_file(OUTPUT_FILE, TAIL_SIZE)))

@@ -96,11 +96,14 @@ FATAL = frozenset(
     }
 )
 
+# A machine that surely does not run.
+OFF = frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT})
+
 # Work that waits for a guest cannot succeed once its machine is seen like this.
 HOPELESS: dict[EffectKind, frozenset[Power]] = {
-    EffectKind.PROVISION: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
-    EffectKind.AWAIT: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
-    EffectKind.TELL: frozenset({STOPPED, HIBERNATED, CRASHED, ABSENT}),
+    EffectKind.PROVISION: OFF,
+    EffectKind.AWAIT: OFF,
+    EffectKind.TELL: OFF,
 }
 
 # Phases in which a machine may carry sessions, so that it is drained before anything is done to it.

@@ -6,7 +6,7 @@ from orchestrator.lifecycle.telling import has_to_enter
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import backend_name, reachable_port
-from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.sightings import BalancerSighting, Observed, Power, Rotation, ServerSighting
 from orchestrator.models.spec import Endpoint
 from orchestrator.planner.parking import parked_state
 from orchestrator.planner.world import Desired, sighting_of
@@ -64,6 +64,14 @@ def rotation_of(member: Member, wanted: ScaleSet, power: Power) -> Rotation | No
     if stands_by_running or member.phase is Phase.STARTING:
         return Rotation.MAINT
     return None
+
+
+def servers_of(member: Member, wanted: ScaleSet, balancer: BalancerSighting) -> list[ServerSighting | None]:
+    """How the member stands behind each endpoint of its set, in their order; None where it is no server."""
+    return [
+        balancer.servers.get((backend_name(wanted.name, endpoint.name), member.name))
+        for endpoint in wanted.spec.endpoints
+    ]
 
 
 def health_check(wanted: ScaleSet, endpoint: Endpoint) -> HealthCheck:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from orchestrator.lifecycle.table import ANSWER, CARRIES_TRAFFIC, TABLE, UNFINISHED, Action
 from orchestrator.lifecycle.telling import has_to_enter, is_untold, telling
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
-from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation
 from orchestrator.models.steps import Advance, Effect, EffectKind, NoteRestart, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, retry_at
+from orchestrator.planner.balancer import servers_of
 from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.repair import gave_up
 
@@ -137,8 +137,7 @@ def _settle_in(view: MemberView) -> MemberPlan:
         return _tell(view) if is_untold(member, view.wanted) else _park_in(view, f"{member.name} is ready")
     if has_to_enter(member, view.wanted):
         return _advance(view, Phase.STARTING, f"{member.name} is set up; on_claim is next")
-    for endpoint in view.wanted.spec.endpoints:
-        server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
+    for server in servers_of(member, view.wanted, view.balancer):
         if server is None or server.state is not Rotation.READY:
             trouble = view.balancer.trouble
             return MemberPlan(waiting=trouble or f"{member.name} enters rotation", is_stuck=bool(trouble))
@@ -235,8 +234,7 @@ def _drain(view: MemberView) -> MemberPlan:
     member = view.member
     deadline = member.phase_since + view.wanted.spec.scale_in.drain_timeout
     sessions = 0
-    for endpoint in view.wanted.spec.endpoints:
-        server = view.balancer.servers.get((backend_name(view.wanted.name, endpoint.name), member.name))
+    for server in servers_of(member, view.wanted, view.balancer):
         if server is not None and server.state is Rotation.READY:
             trouble = view.balancer.trouble
             if trouble and view.now >= deadline:

@@ -1,8 +1,8 @@
 """Instances in service whose machine died or whose services stopped answering (rows A10, D4).
 
 HAProxy judges the services: it asks what readiness asks, and `failures` times; what it cannot ask is asked beside
-the loop. What is restarted, made anew or
-replaced here was ready before; a machine that never gets there is the life cycle's matter (`failed`).
+the loop. What is restarted, made anew or replaced here was ready before; a machine that never gets there is the
+life cycle's matter (`failed`).
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from orchestrator.lifecycle.table import OFF
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
-from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import Probe, ScaleSetSpec
 from orchestrator.models.steps import Advance, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
-from orchestrator.planner.balancer import health_check
-
-_DEAD = frozenset({Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT})
+from orchestrator.planner.balancer import health_check, servers_of
 
 
 @dataclass
@@ -56,7 +54,7 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
         if member.phase is not Phase.IN_SERVICE or member.request is not None or member.name in at.busy:
             continue
         power = at.powers[member.name]
-        if power in _DEAD:
+        if power in OFF:
             _revive(wanted, member, power, at, made)
         elif power is Power.RUNNING and _is_seen(wanted, member, at.observed):
             room -= _judge(wanted, member, at, made, room)
@@ -125,7 +123,7 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
 
 
 def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> None:
-    well_at = member.phase_since + max(wanted.spec.repair.grace, 0.0)
+    well_at = member.phase_since + wanted.spec.repair.grace
     is_well = member.failures > 0 and at.now >= well_at
     if member.unhealthy_since is not None or is_well:
         words = f"{member.name} passes its readiness checks"
@@ -165,11 +163,8 @@ def is_unhealthy(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
     """HAProxy would send it requests, but finds that it does not answer; or it fails a probe of another kind."""
     if member.name in observed.silent:
         return True
-    seen = [
-        observed.balancer.servers.get((backend_name(wanted.name, endpoint.name), member.name))
-        for endpoint in wanted.spec.endpoints
-    ]
-    return any(server is not None and server.state is Rotation.READY and not server.is_up for server in seen)
+    servers = servers_of(member, wanted, observed.balancer)
+    return any(server is not None and server.state is Rotation.READY and not server.is_up for server in servers)
 
 
 def probes_to_watch(spec: ScaleSetSpec) -> tuple[Probe, ...]:

@@ -20,9 +20,9 @@ from orchestrator.models.members import (
     RolloutLevel,
     ScaleSet,
 )
-from orchestrator.models.naming import backend_name
 from orchestrator.models.sightings import BalancerSighting, Observed, Power, Rotation
 from orchestrator.models.steps import NoteRollout, Renew, Retire
+from orchestrator.planner.balancer import servers_of
 from orchestrator.planner.member import MemberPlan
 from orchestrator.planner.parking import pool_of
 from orchestrator.planner.sizing import NO_TURNOVER, Turnover, choose_to_drop
@@ -117,18 +117,16 @@ def view_set(
 ) -> SetView:
     """`seen`: the prefix of domain names, and the sighting."""
     powers = {member.name: sighting_of(member, *seen).power for member in members}
-    found = {member.name: _find_in_rotation(member, wanted, seen[1].balancer) for member in members}
+    found = {member.name: find_in_rotation(member, wanted, seen[1].balancer) for member in members}
     up = frozenset(name for name, is_up in found.items() if is_up)
     down = frozenset(name for name, is_up in found.items() if is_up is False)
     return SetView(wanted, tuple(members), powers, up, down, has_room, now)
 
 
-def _find_in_rotation(member: Member, wanted: ScaleSet, balancer: BalancerSighting) -> bool | None:
+def find_in_rotation(member: Member, wanted: ScaleSet, balancer: BalancerSighting) -> bool | None:
     """Whether its checks pass on every endpoint; None if it is not in rotation on each of them. A set without
     endpoints has no balancer to ask."""
-    servers = [
-        balancer.servers.get((backend_name(wanted.name, one.name), member.name)) for one in wanted.spec.endpoints
-    ]
+    servers = servers_of(member, wanted, balancer)
     if any(seen is None or seen.state is not Rotation.READY for seen in servers):
         return None
     return all(seen is not None and seen.is_up for seen in servers)

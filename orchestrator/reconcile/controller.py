@@ -218,7 +218,7 @@ class Controller:
         try:
             if effect.kind is EffectKind.TELL and effect.member.phase is not Phase.STARTING:
                 kind = "hook_failed" if isinstance(error, HookFailed) else "tell_failed"
-                self._parts.recorder.gave_up(effect.member, kind, reason)
+                self._parts.recorder.could_not_tell(effect.member, kind, reason)
             elif isinstance(error, HookFailed) and effect.member.parked is not None:
                 reason = f"{effect.member.name} is not claimed: {reason}"
                 self._parts.recorder.refused(effect.member, reason)

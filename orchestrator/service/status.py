@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from orchestrator.lifecycle.table import AT_REST
+from orchestrator.lifecycle.table import AT_REST, OFF
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
-from orchestrator.models.naming import backend_name, domain_name
-from orchestrator.models.sightings import Observed, Power, Rotation
+from orchestrator.models.naming import domain_name
+from orchestrator.models.sightings import Observed, Power
 from orchestrator.models.steps import Note, set_of
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.repair import is_unhealthy
-from orchestrator.planner.rollout import Rollout, RolloutState, plan_rollout, replaces_in_place, view_set
+from orchestrator.planner.rollout import (
+    Rollout,
+    RolloutState,
+    find_in_rotation,
+    plan_rollout,
+    replaces_in_place,
+    view_set,
+)
 from orchestrator.planner.spreading import even_shares, zones_of
 from orchestrator.planner.world import sighting_of
 
@@ -120,7 +127,7 @@ def _health(rows: list[dict[str, Any]]) -> dict[str, str]:
 def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Observed) -> str:
     if member.phase is Phase.FAILED:
         return "failed"
-    is_dead = power in (Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT)
+    is_dead = power in OFF
     serves = member.phase is Phase.IN_SERVICE and member.role is Role.INSTANCE
     is_ill = member.unhealthy_since is not None or is_unhealthy(wanted, member, observed)
     if serves and (is_dead or is_ill):
@@ -130,13 +137,7 @@ def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Obs
 
 def _in_rotation(member: Member, wanted: ScaleSet, observed: Observed) -> bool:
     """HAProxy sends it new requests on every endpoint. A set without endpoints has no rotation."""
-    servers = [
-        observed.balancer.servers.get((backend_name(wanted.name, one.name), member.name))
-        for one in wanted.spec.endpoints
-    ]
-    return bool(servers) and all(
-        seen is not None and seen.state is Rotation.READY and seen.is_up for seen in servers
-    )
+    return bool(wanted.spec.endpoints) and find_in_rotation(member, wanted, observed.balancer) is True
 
 
 def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ class Recorder:
                 self._note_end(connection, member, member.failures + 1, reason)
             return done
 
-    def gave_up(self, member: Member, kind: str, reason: str) -> bool:
+    def could_not_tell(self, member: Member, kind: str, reason: str) -> bool:
         """Record that a guest could not be told its phase, or its hook failed, and that this changes nothing."""
         with self._store.database.write() as connection:
             return self._note_told(connection, member, kind, reason)
