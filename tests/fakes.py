@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,9 +32,9 @@ from orchestrator.errors import (
     SetupFailed,
 )
 from orchestrator.models.balancing import BalancerConfig
-from orchestrator.models.machine import Blueprint, Subnet
+from orchestrator.models.machine import Blueprint, Hardware, Subnet
 from orchestrator.models.members import GuestPhase, Image
-from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
+from orchestrator.models.naming import console_volume, image_volume, local_volumes, overlay_volume, seed_volume
 from orchestrator.models.sightings import (
     BalancerSighting,
     HostSighting,
@@ -44,6 +44,7 @@ from orchestrator.models.sightings import (
     ServerSighting,
 )
 from orchestrator.models.spec import Probe
+from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.guest import GuestAddress, GuestShell, Listen, Patience
 from tests.builders import GIB, INSTALLATION, NOW, PREFIX
 
@@ -117,6 +118,61 @@ class FakeMachine:
     boots: int = 1
     has_rebooted: bool = False
     reads: str = ""  # what its guest finds in the file of its phase, which no boot outlives
+    disks: set[str] = field(default_factory=set)  # further disks it has from its next start on
+    live: set[str] = field(default_factory=set)  # and those it has now
+
+
+class FakeDisks:
+    """The further disks of one host. `made` counts how often each was made: what was made twice lost its data."""
+
+    takes_disks_while_running = True
+
+    def __init__(self, host: FakeHypervisor) -> None:
+        self._host = host
+        self.sizes: dict[str, int] = {}
+        self.made: Counter[str] = Counter()
+
+    def ensure(self, disks: Sequence[ExtraDisk], domain: str) -> None:
+        for disk in disks:
+            if disk.is_drive and self.holders(disk.volume) - {domain}:
+                raise Conflict(f"drive {disk.volume!r} is attached to another machine than {domain!r}")
+            if disk.volume not in self._host.volumes:
+                if disk.must_exist:
+                    raise HostError(f"volume {disk.volume!r} of a drive is missing on {self._host.name}")
+                self._host.volumes[disk.volume] = b""
+                self.made[disk.volume] += 1
+            self.sizes[disk.volume] = max(disk.size, self.sizes.get(disk.volume, 0))
+
+    def holders(self, volume: str) -> set[str]:
+        return {name for name, one in self._host.machines.items() if volume in one.disks | one.live}
+
+    def attach(self, domain: str, disks: Sequence[ExtraDisk], hardware: Hardware) -> bool:
+        with self._host._changing():
+            self._host._answer("attach", domain)
+            machine = self._host._get(domain)
+            self.ensure(disks, domain)
+            volumes = {disk.volume for disk in disks}
+            machine.disks |= volumes
+            if machine.power is not Power.RUNNING or volumes <= machine.live:
+                return True
+            if not self.takes_disks_while_running or hardware.disk_bus == "sata":
+                return False
+            machine.live |= volumes
+            return True
+
+    def remove_local_storage(self, member: str, keep: str = "") -> None:
+        with self._host._changing():
+            self._host._answer("remove_local_storage", member)
+            begin = local_volumes(self._host._prefix, member)
+            for name in [name for name in self._host.volumes if name.startswith(begin) and name != keep]:
+                del self._host.volumes[name]
+
+    def remove_drive(self, volume: str) -> None:
+        with self._host._changing():
+            self._host._answer("remove_drive", volume)
+            if self.holders(volume):
+                raise Conflict(f"drive {volume!r} is attached to a machine")
+            self._host.volumes.pop(volume, None)
 
 
 class FakeHypervisor:
@@ -125,6 +181,8 @@ class FakeHypervisor:
     `machines`, `volumes` and `networks` may be read by tests; they are changed by calls of the port, or by the
     methods below it that stand for what happens to a host.
     """
+
+    disks_type: type[FakeDisks] = FakeDisks
 
     def __init__(
         self,
@@ -155,6 +213,7 @@ class FakeHypervisor:
         self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
         self.agents_may_run = False  # whether guest agents may run commands
         self.is_closed = False
+        self.disks = self.disks_type(self)
 
     # ---- the port ----------------------------------------------------------------------------------------
 
@@ -217,7 +276,8 @@ class FakeHypervisor:
                 return
             self._remove(blueprint.domain)
             self._make_files(blueprint, seed)
-            self.machines[blueprint.domain] = FakeMachine(blueprint, seed)
+            volumes = {disk.volume for disk in blueprint.disks}
+            self.machines[blueprint.domain] = FakeMachine(blueprint, seed, disks=volumes, live=set(volumes))
 
     def _make_files(self, blueprint: Blueprint, seed: bytes | None) -> None:
         base = image_volume(self._prefix, blueprint.image.digest)
@@ -232,6 +292,7 @@ class FakeHypervisor:
         self.volumes[console_volume(domain, body)] = f"{domain} booted\n".encode()
         if blueprint.nic.network and blueprint.nic.network not in self.networks:
             raise NotFound(f"{self._name} has no network {blueprint.nic.network!r}")
+        self.disks.ensure(blueprint.disks, domain)
 
     def start_machine(self, domain: str) -> None:
         with self._changing():
@@ -241,6 +302,7 @@ class FakeHypervisor:
                 if machine.power is not Power.HIBERNATED:
                     machine.boots += 1
                     machine.reads = ""
+                    machine.live = set(machine.disks)
                 machine.power = Power.RUNNING
 
     def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
@@ -702,6 +764,9 @@ class FakeGuestShell:
     def tell_phase(self, phase: GuestPhase, patience: Patience) -> None:
         self.guest.hear_phase(self.member)
         self.machine.reads = phase.value
+
+    def run_script(self, script: str, arguments: Sequence[str], patience: Patience) -> None:
+        self.run(" ".join(("script:", *arguments)), patience)
 
     def set_clock(self, now: float, patience: Patience) -> None:
         self.run(f"date -u -s @{round(now)}", patience)

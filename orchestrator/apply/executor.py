@@ -9,17 +9,19 @@ from pathlib import Path
 
 from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.disks import machine_disks, mount_disks
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.apply.telling import PhaseTeller
 from orchestrator.config.secrets import read_administrator_password
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import GuestError, HostError
+from orchestrator.errors import GuestError, HostError, Interrupted
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
-from orchestrator.models.naming import domain_name, machine_uuid, reachable_port
-from orchestrator.models.spec import SSH_PORT, Probe
+from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
+from orchestrator.models.spec import SSH_PORT, Probe, ScaleSetSpec
 from orchestrator.models.steps import Effect, EffectKind
+from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.clock import Clock, Identities
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 from orchestrator.ports.hypervisor import Hypervisor
@@ -96,6 +98,8 @@ class Executor:
 
     def remove_leak(self, host: str, domain: str) -> None:
         self._host(host).destroy_machine(domain)
+        member = domain.removeprefix(domain_name(self._installation.prefix, ""))
+        self._host(host).disks.remove_local_storage(member)
 
     def console_tail(self, member: Member) -> str:
         """The end of the machine's serial console log, for the reason of a failure."""
@@ -107,7 +111,11 @@ class Executor:
     def _create(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         host = self._host(member.host)
         host.ensure_image(wanted.image, self._installation.images / f"{wanted.image.digest}.qcow2")
-        host.create_machine(self._blueprint(member, wanted), self._seed(member, wanted))
+        blueprint = self._blueprint(member, wanted)
+        host.create_machine(blueprint, self._seed(member, wanted))
+        if member.incarnation > 1:  # what an earlier body had and this one does not
+            kept = local_volume(self._installation.prefix, member.name, member.storage_since)
+            host.disks.remove_local_storage(member.name, kept)
 
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
@@ -123,11 +131,13 @@ class Executor:
             self._world.clock,
             self._installation.agent_grace,
         )
-        if not wanted.spec.setup.steps:
+        disks = machine_disks(self._installation.prefix, member, wanted.spec)
+        if not wanted.spec.setup.steps and not disks:
             watch.await_end(patience)
             return
         shell = watch.open_shell(patience)
         try:
+            mount_disks(shell, disks, wanted.spec, patience)
             self._run_steps(shell, member, wanted, (patience, tell))
         finally:
             shell.close()
@@ -146,21 +156,55 @@ class Executor:
                     shell.upload(upload_archive(self._installation.uploads, step.upload.digest), patience)
 
     def _start(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        self._attach_drives(member, wanted)
         self._host(member.host).start_machine(domain_name(self._installation.prefix, member.name))
+
+    def _attach_drives(self, member: Member, wanted: ScaleSet) -> bool:
+        """False if the machine has to be started again for them."""
+        if not member.drives:
+            return True
+        domain = domain_name(self._installation.prefix, member.name)
+        drives = self._drives(member, wanted)
+        return self._host(member.host).disks.attach(domain, drives, hardware_of(wanted.spec))
+
+    def _drives(self, member: Member, wanted: ScaleSet) -> list[ExtraDisk]:
+        """Without local storage: that has been the machine's, and mounted by its guest, from the start."""
+        disks = machine_disks(self._installation.prefix, member, wanted.spec)
+        return [disk for disk in disks if disk.is_drive]
 
     def _await(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
-        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
-            self._set_clock(member, patience)
+        self._prepare(member, wanted, patience)
         self._await_services(member, wanted, patience)
 
     def _tell(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        if member.phase is Phase.STARTING and member.parked is PoolState.HIBERNATED:
-            self._set_clock(member, self._patience(wanted, errand.cancelled))
+        if member.phase is Phase.STARTING:
+            self._prepare(member, wanted, self._patience(wanted, errand.cancelled))
         teller = PhaseTeller(
             self._world.guest, self._agent(member), self.guest_address(member), self._world.clock, errand.tell
         )
         teller.perform(member, wanted, errand.cancelled)
+
+    def _prepare(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+        """What a started machine needs before its hook runs or its services are asked: the time and its drives."""
+        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
+            self._set_clock(member, patience)
+        if member.drives:
+            self._bring_drives(member, wanted, patience)
+
+    def _bring_drives(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+        """The machine has its drives, and its guest has mounted them. Idempotent."""
+        if not self._attach_drives(member, wanted):
+            log.info("%s is started again for its drives", member.name)
+            self._shut_down(member, wanted, Errand(patience.is_cancelled, tell_nobody))
+            raise Interrupted(f"{member.name} is started again for its drives")
+        if wanted.spec.setup.answer_file != "cloud-init":
+            return
+        shell = self._world.guest.open_shell(self.guest_address(member), patience)
+        try:
+            mount_disks(shell, self._drives(member, wanted), wanted.spec, patience)
+        finally:
+            shell.close()
 
     def _set_clock(self, member: Member, patience: Patience) -> None:
         """A guest goes on with the time at which it was hibernated."""
@@ -185,7 +229,10 @@ class Executor:
             raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
     def _destroy(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
+        host = self._host(member.host)
+        host.destroy_machine(domain_name(self._installation.prefix, member.name))
+        if member.phase is Phase.DELETING:
+            host.disks.remove_local_storage(member.name)
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -222,12 +269,8 @@ class Executor:
             disk=spec.machine.disk,
             image=wanted.image,
             nic=self._installation.addressing.nic(member, spec),
-            hardware=Hardware(
-                firmware=spec.machine.firmware,
-                disk_bus=spec.machine.disk_bus,
-                nic=spec.machine.nic,
-                is_windows=spec.setup.answer_file == "unattend",
-            ),
+            hardware=hardware_of(spec),
+            disks=machine_disks(self._installation.prefix, member, spec),
         )
 
     def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:
@@ -266,3 +309,13 @@ class Executor:
                 f"host {name!r} is not configured any more",
                 "add it to config.toml again",
             ) from None
+
+
+def hardware_of(spec: ScaleSetSpec) -> Hardware:
+    """What the guests of a set must have drivers for."""
+    return Hardware(
+        firmware=spec.machine.firmware,
+        disk_bus=spec.machine.disk_bus,
+        nic=spec.machine.nic,
+        is_windows=spec.setup.answer_file == "unattend",
+    )

@@ -1,4 +1,4 @@
-"""reimage, restart, stop, start, remove: one instance at a time."""
+"""reimage, redeploy, restart, stop, start, remove: one instance at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.context import TimeoutOption, opened, seconds
+from orchestrator.cli.context import TimeoutOption, opened, say, seconds
 from orchestrator.cli.sets import carry_out_wish
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ TargetArgument = Annotated[
 
 
 def reimage(target: TargetArgument, timeout: TimeoutOption = None) -> None:
-    """Give an instance a new machine from the image: same name and address, everything else gone.
+    """Give an instance a new machine from the image: same name and address; of its disks only local storage and
+    drives are kept.
 
     Examples:
 
@@ -29,6 +30,24 @@ def reimage(target: TargetArgument, timeout: TimeoutOption = None) -> None:
     from orchestrator.service import members
 
     _ask(members.reimage, target, timeout)
+
+
+def redeploy(target: TargetArgument, timeout: TimeoutOption = None) -> None:
+    """Give an instance a new machine without its old local storage. Its drives are kept.
+
+    Examples:
+
+      understudy redeploy web/4tz9k
+    """
+    from orchestrator.service import members
+
+    limit = seconds(timeout)
+    with opened() as runtime:
+        member = members.redeploy(runtime.store, target)
+        wanted = runtime.store.find_set(member.set_name)
+        if wanted is not None and wanted.spec.local_storage is not None:
+            say(f"{member.name} gets a new machine: what is on its local storage is lost; drives are kept")
+        carry_out_wish(runtime, member.set_name, limit)
 
 
 def restart(target: TargetArgument, timeout: TimeoutOption = None) -> None:

@@ -51,6 +51,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     sets.scale,
     sets.pool,
     instances.reimage,
+    instances.redeploy,
     instances.restart,
     instances.stop,
     instances.start,

@@ -163,24 +163,50 @@ def pool(
 
 def delete(
     name: SetArgument,
+    delete_drives: Annotated[
+        bool, typer.Option("--delete-drives", help="Remove its drives too, and what is on them.")
+    ] = False,
     timeout: TimeoutOption = None,
 ) -> None:
     """Remove a scale set with all its machines, disks, addresses and endpoints.
 
+    Its drives are kept, for a set that is declared under the same name again, unless --delete-drives is given;
+    that also removes the drives that a deleted set has left.
+
     Examples:
 
       understudy delete web
+
+      understudy delete web --delete-drives
     """
     from orchestrator.config.uploads import prune_uploads
-    from orchestrator.service import declare
+    from orchestrator.service import declare, drives
 
     limit = seconds(timeout)
     with opened() as runtime:
-        declare.delete(runtime.store, name)
-        carry_out_wish(runtime, name, limit)
-        prune_uploads([one.spec for one in runtime.store.snapshot().sets], runtime.paths.uploads)
-        _forget_unneeded_secrets(runtime)
-        say(f"{name}: deleted")
+        if not (delete_drives and drives.is_only_drives(runtime.store, name)):
+            declare.delete(runtime.store, name)
+            carry_out_wish(runtime, name, limit)
+            prune_uploads([one.spec for one in runtime.store.snapshot().sets], runtime.paths.uploads)
+            _forget_unneeded_secrets(runtime)
+            say(f"{name}: deleted")
+        if delete_drives:
+            _delete_drives(runtime, name)
+        elif drives.is_only_drives(runtime.store, name):
+            say(drives.left_words(name, drives.drives_of(runtime.store, name)))
+
+
+def _delete_drives(runtime: Runtime, name: str) -> None:
+    """One after the other: what was given up stays so if this is interrupted, and is removed the next time."""
+    from orchestrator.models.naming import drive_volume
+    from orchestrator.service import drives
+
+    given_up = drives.give_up(runtime.store, name, set(runtime.hosts))
+    for drive in given_up:
+        volume = drive_volume(runtime.settings.prefix, name, drive.name, drive.slot)
+        runtime.hosts[drive.host].disks.remove_drive(volume)
+        drives.forget(runtime.store, drive)
+        say(f"{name}: drive {drive.title} deleted")
 
 
 def carry_out_wish(runtime: Runtime, name: str, limit: float | None) -> None:

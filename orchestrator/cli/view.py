@@ -46,6 +46,8 @@ def status(
                     _print_set(one)
                 if not found:
                     say("no scale sets; declare one: understudy apply FILE")
+                if name is None:
+                    _print_left_drives(runtime)
             if not watch:
                 return
             time.sleep(_WATCH_SECONDS)
@@ -63,6 +65,13 @@ def _read(runtime: Runtime, name: str | None) -> list[dict[str, Any]]:
         for wanted in desired.sets
         if name is None or wanted.name == name
     ]
+
+
+def _print_left_drives(runtime: Runtime) -> None:
+    from orchestrator.service.drives import left_drives
+
+    for words in left_drives(runtime.store):
+        say(words)
 
 
 def _print_set(one: dict[str, Any]) -> None:
@@ -91,6 +100,14 @@ def _print_set(one: dict[str, Any]) -> None:
             f"  {row['address']:<15} #{row['incarnation']} {', '.join(marks)}".rstrip()
         )
         say(f"      {row['reason'].partition(chr(10))[0]}")
+    for drive in one["drives"]:
+        _print_drive(drive)
+
+
+def _print_drive(drive: dict[str, Any]) -> None:
+    holder = "being deleted" if drive["deleting"] else drive["member"] or "free"
+    size = f"{drive['size'] // 2**20} MiB"
+    say(f"  drive {drive['name']}-{drive['slot']:<3} {size:<10} {drive['host']:<10} {holder}")
 
 
 def _print_zones(zones: dict[str, Any]) -> None:

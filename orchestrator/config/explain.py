@@ -8,9 +8,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-# Keys of the published scale set file that this version does not act on: refused rather than ignored.
-NOT_YET = {"local_storage", "drives"}
-
 # Keys of similar services that cannot mean here what they mean there (row B15): key -> why, and what to do.
 _SPOT = "machines here are never preempted, and a pool of preemptible ones would be no reserve: leave the key out"
 _ONE_DOMAIN = "a set has one fault domain in each zone; spread it with 'zones'"
@@ -65,8 +62,6 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
 
 def _unknown_key(where: tuple[str | int, ...], model: type[BaseModel]) -> str:
     key = str(where[-1])
-    if key in NOT_YET:
-        return f"key {key!r} is not supported by this version"
     if key in ELSEWHERE:
         return f"key {key!r} is refused: {ELSEWHERE[key]}"
     known = _keys_at(model, where[:-1])

@@ -192,7 +192,7 @@ class Runtime:
 
     def desired(self) -> Desired:
         snapshot = self.store.snapshot()
-        return Desired(snapshot.sets, snapshot.members, self.settings.prefix, self.limits)
+        return Desired(snapshot.sets, snapshot.members, self.settings.prefix, self.limits, drives=snapshot.drives)
 
     @cached_property
     def lookout(self) -> Lookout:

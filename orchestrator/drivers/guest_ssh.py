@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import paramiko
@@ -99,6 +99,12 @@ class SshShell:
 
     def tell_phase(self, phase: GuestPhase, patience: Patience) -> None:
         self.run(tell_script(phase), patience)
+
+    def run_script(self, script: str, arguments: Sequence[str], patience: Patience) -> None:
+        words = ("sh", "-c", script, "understudy", *arguments)
+        status, output = self._execute(shlex.join(words), patience)
+        if status != 0:
+            raise GuestError(f"in {self._name}, {plain(output)[-TAIL_SIZE:].strip() or f'status {status}'}")
 
     def set_clock(self, now: float, patience: Patience) -> None:
         self.run(f"date -u -s @{round(now)}", patience)

@@ -118,6 +118,7 @@ AT_REST = frozenset({Phase.IN_SERVICE, Phase.STANDBY, Phase.STOPPED})
 # The phase that answers a request once nothing is left to drain.
 ANSWER: dict[Request, Phase] = {
     Request.REIMAGE: Phase.CREATING,
+    Request.REDEPLOY: Phase.CREATING,
     Request.STOP: Phase.STOPPED,
     Request.START: Phase.STARTING,
     Request.REMOVE: Phase.DELETING,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.models.members import Image
 from orchestrator.models.spec import DiskBus, Firmware, NicModel
+from orchestrator.models.storage import ExtraDisk
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Blueprint:
     image: Image
     nic: Nic
     hardware: Hardware = field(default_factory=Hardware)
+    disks: tuple[ExtraDisk, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.models.storage import Drive
 
 
 class Role(StrEnum):
@@ -35,6 +36,7 @@ class Request(StrEnum):
     """What the operator (or scale-in) wants done to one member, kept until it is done."""
 
     REIMAGE = "reimage"
+    REDEPLOY = "redeploy"  # a reimage that begins new local storage
     RESTART = "restart"
     STOP = "stop"
     START = "start"
@@ -81,7 +83,8 @@ class Member:
     `parked` is the state a pool member is, or is being, parked in; a claimed one keeps it until it is in service.
     `failures` counts tries that did not help, `restarts` those of its guest during setup. `unhealthy_since` is
     when its services were first seen not to answer, None while they do. `told` is what its guest was told since
-    it booted, `entered` whether this body has been in service, or has run on_claim.
+    it booted, `entered` whether this body has been in service, or has run on_claim. `storage_since` is the
+    incarnation with which its local storage began, `drives` are those it holds.
     """
 
     name: str
@@ -105,6 +108,8 @@ class Member:
     unhealthy_since: float | None = None
     told: GuestPhase | None = None
     entered: bool = False
+    storage_since: int = 1
+    drives: tuple[Drive, ...] = ()
 
     @property
     def is_leaving(self) -> bool:

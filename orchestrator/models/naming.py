@@ -28,6 +28,33 @@ def image_volume(prefix: str, digest: str) -> str:
     return f"{prefix}-image-{digest}.qcow2"
 
 
+def local_volumes(prefix: str, member: str) -> str:
+    """How the names of a member's local storage begin: otherwise than those that go with each of its bodies."""
+    return f"{prefix}-local.{member}."
+
+
+def local_volume(prefix: str, member: str, since: int) -> str:
+    """The local storage that a member has had since that incarnation."""
+    return f"{local_volumes(prefix, member)}{since}.raw"
+
+
+def drive_volume(prefix: str, set_name: str, name: str, slot: int) -> str:
+    """One drive of a set. Dots separate, because no part may hold one: no two sets can mean the same volume."""
+    return f"{prefix}-drive.{set_name}.{name}.{slot}.raw"
+
+
+LOCAL_SERIAL = "local-storage"
+_SERIAL_LENGTH = 20  # what virtio can tell a guest, in bytes
+
+
+def drive_serial(name: str) -> str:
+    """By which a guest finds a drive; of a name that is too long, its digest."""
+    serial = f"drive-{name}"
+    if len(serial) <= _SERIAL_LENGTH:
+        return serial
+    return f"drive-{hashlib.sha256(name.encode()).hexdigest()}"[:_SERIAL_LENGTH]
+
+
 def machine_uuid(installation: str, member: str, incarnation: int) -> str:
     """UUID of one incarnation: stable across retries, different for every new body."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"understudy:{installation}/{member}/{incarnation}"))

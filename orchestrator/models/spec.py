@@ -13,6 +13,13 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from orchestrator.models.naming import LOOPBACK_SHIFT
+from orchestrator.models.storage import (
+    MAX_DRIVES,
+    DriveSpec,
+    LocalStorageSpec,
+    refuse_bad_storage,
+    storage_shape,
+)
 from orchestrator.models.units import Duration, Percent, Share, Size, parse_percent, share_of
 from orchestrator.models.windows import WindowsSpec
 
@@ -253,6 +260,8 @@ class ScaleSetSpec(_Part):
     image: ImageRef
     instances: Annotated[int, Field(ge=0, le=100_000, strict=True)] = 1
     machine: MachineSpec = MachineSpec()
+    local_storage: LocalStorageSpec | None = None
+    drives: Annotated[tuple[DriveSpec, ...], Field(max_length=MAX_DRIVES)] = ()
     setup: SetupSpec = SetupSpec()
     readiness: tuple[Probe, ...] = ()
     endpoints: tuple[Endpoint, ...] = ()
@@ -290,6 +299,7 @@ class ScaleSetSpec(_Part):
             raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
         if self.setup.answer_file != "cloud-init" and (self.hooks.on_claim or self.hooks.on_drain):
             raise ValueError("'hooks' need 'answer_file: cloud-init' (they run over SSH)")
+        refuse_bad_storage(self.local_storage, self.drives, self.setup.answer_file)
         return self
 
     def guest_ports(self) -> tuple[int, ...]:
@@ -314,7 +324,7 @@ _NO_SHAPE: Any = {
 
 
 def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
-    """16 hex digits over everything that shapes a machine: image, machine, setup, guest ports.
+    """16 hex digits over everything that shapes a machine: image, machine, setup, guest ports, further disks.
 
     Two specs with the same digest make interchangeable machines; counts, pool, policies, endpoints' outer
     side, zones and readiness do not belong to it.
@@ -325,6 +335,7 @@ def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
         "machine": spec.machine.model_dump(mode="json", exclude_defaults=True),
         "setup": spec.setup.model_dump(mode="json", by_alias=True, exclude=_NO_SHAPE, exclude_defaults=True),
         "ports": spec.guest_ports(),
+        **storage_shape(spec.local_storage, spec.drives),
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -48,8 +48,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class Advance:
-    """Record a member's next phase. `new_body` starts a new incarnation; `answered` clears its request; `parked`
-    is the state in which a pool member is parked; `is_repair` counts one more try."""
+    """Record a member's next phase. `new_body` starts a new incarnation, `new_storage` new local storage with it;
+    `answered` clears its request; `parked` is the state in which a pool member is parked; `is_repair` counts one
+    more try."""
 
     member: Member
     phase: Phase
@@ -58,6 +59,7 @@ class Advance:
     answered: bool = False
     parked: PoolState | None = None
     is_repair: bool = False
+    new_storage: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,11 @@ class NoteRestart:
 
 @dataclass(frozen=True)
 class Retire:
-    """Record that a member is to go (scale-in, pool too large, model too old)."""
+    """Record that a member is to go (scale-in, pool too large, model too old). `failures` go with its drives."""
 
     member: Member
     reason: str
+    failures: int = 0
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def plan_member(view: MemberView) -> MemberPlan:
 _AFTER_SETUP = frozenset({Request.RESTART, Request.STOP})
 _VERBS = {
     Request.REIMAGE: "reimaging",
+    Request.REDEPLOY: "redeploying",
     Request.REMOVE: "removing",
     Request.STOP: "stopping",
     Request.START: "starting",
@@ -84,7 +85,8 @@ def _answer(view: MemberView, request: Request) -> MemberPlan:
         member,
         phase,
         f"{_VERBS[request]} {member.name}",
-        new_body=request is Request.REIMAGE,
+        new_body=request in (Request.REIMAGE, Request.REDEPLOY),
+        new_storage=request is Request.REDEPLOY,
         # A removal stays asked for until the record is gone.
         answered=request is not Request.REMOVE,
         parked=_wakes_from(view, phase),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from orchestrator.models.members import Member
 from orchestrator.models.sightings import HostSighting, Observed
+from orchestrator.planner.drives import FreeDrives
 from orchestrator.planner.world import Desired
 
 
@@ -19,11 +21,13 @@ class Placement:
     free_addresses: float = math.inf
     committed: dict[str, int] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)  # (set, host) -> members
+    drives: FreeDrives = field(default_factory=FreeDrives)
 
     @classmethod
     def of(cls, desired: Desired, observed: Observed) -> Placement:
         free = math.inf if desired.addresses is None else desired.addresses - len(desired.members)
         ledger = cls(dict(observed.hosts), desired.limits.memory_ratio, free)
+        ledger.drives = FreeDrives.of(desired, observed)
         memory = {wanted.name: wanted.spec.machine.memory for wanted in desired.sets}
         for member in desired.members:
             ledger._book(member.set_name, member.host, memory.get(member.set_name, 0))
@@ -35,13 +39,29 @@ class Placement:
         host = self.hosts.get(member.host)
         return member.zone if host is None or member.zone in zones else host.zone
 
-    def take(self, set_name: str, memory: int, zone: str) -> HostSighting | None:
-        """The zone's host with the fewest members of the set, then the most room; None where nothing fits."""
+    def zones_without_drives(self, set_name: str) -> dict[str, int]:
+        """Ranks zones: the less, the more instances of the set would find their drives there."""
+        ranks: dict[str, int] = {}
+        for host in self.hosts.values():
+            ranks[host.zone] = ranks.get(host.zone, 0) - self.drives.counts[set_name, host.name]
+        return ranks
+
+    def take(self, set_name: str, memory: int, zone: str, prefer: Collection[str] = ()) -> HostSighting | None:
+        """A preferred host of the zone, then the one with the fewest members of the set, then the most room; None
+        where nothing fits."""
         fitting = [host for host in self._hosts(zone) if host.answers and self._room(host) >= memory]
         if not fitting or self.free_addresses <= 0:
             return None
         self.free_addresses -= 1
-        best = min(fitting, key=lambda host: (self._count(set_name, host), -self._room(host), host.name))
+        best = min(
+            fitting,
+            key=lambda host: (
+                host.name not in prefer,
+                self._count(set_name, host),
+                -self._room(host),
+                host.name,
+            ),
+        )
         self._book(set_name, best.name, memory)
         return best
 

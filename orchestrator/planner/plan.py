@@ -157,7 +157,11 @@ def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], 
 def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
     if sighting.power in HOPELESS.get(kind, frozenset()):
         return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
-    unwanted = member.phase is Phase.DELETING or member.request in (Request.REIMAGE, Request.REMOVE)
+    unwanted = member.phase is Phase.DELETING or member.request in (
+        Request.REIMAGE,
+        Request.REDEPLOY,
+        Request.REMOVE,
+    )
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
     # What a drain is for is no reason to cut its hook short.
     is_cut = kind is EffectKind.TELL and member.phase is not Phase.DRAINING

@@ -17,6 +17,7 @@ from orchestrator.models.spec import Probe, ScaleSetSpec
 from orchestrator.models.steps import Advance, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check, servers_of
+from orchestrator.planner.drives import FreeDrives, held_back
 
 
 @dataclass
@@ -49,7 +50,7 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
     if wanted.deleting:
         return made
     instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
-    room = _room(wanted, instances)
+    room = _room(wanted, members, at)
     for member in sorted(instances, key=lambda one: (one.unhealthy_since or at.now, one.name)):
         if member.phase is not Phase.IN_SERVICE or member.request is not None or member.name in at.busy:
             continue
@@ -61,11 +62,14 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
     return made
 
 
-def _room(wanted: ScaleSet, instances: list[Member]) -> int:
-    """How many more may go out of service for a repair now."""
+def _room(wanted: ScaleSet, members: list[Member], at: Moment) -> int:
+    """How many more may go out of service for a repair now. Whose place waits for drives is away, too."""
+    instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
+    missing = wanted.wanted_instances - len(instances)
+    held = held_back(wanted, members, at.powers, missing, FreeDrives())
     allowed = max(len(instances) * wanted.spec.repair.max_unhealthy // 100, 1)
     away = (Phase.IN_SERVICE, Phase.STOPPED)
-    return allowed - sum(member.phase not in away or member.request is not None for member in instances)
+    return allowed - held - sum(member.phase not in away or member.request is not None for member in instances)
 
 
 def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:

@@ -134,7 +134,7 @@ def find_in_rotation(member: Member, wanted: ScaleSet, balancer: BalancerSightin
 
 def replaces_in_place(wanted: ScaleSet) -> bool:
     """Whether instances keep their names, because something that was declared stays with a name: drives."""
-    return bool(getattr(wanted.spec, "drives", ()))
+    return bool(wanted.spec.drives)
 
 
 def bounds_of(wanted: ScaleSet) -> tuple[int, int]:
@@ -166,7 +166,7 @@ def plan_rollout(view: SetView, in_place: bool) -> Rollout:
 
 def _renews_itself(member: Member) -> bool:
     """A reimage makes it current; one that is to be stopped is left until it is started."""
-    return member.request in (Request.REIMAGE, Request.STOP)
+    return member.request in (Request.REIMAGE, Request.REDEPLOY, Request.STOP)
 
 
 def _is_unfinished(view: SetView) -> bool:

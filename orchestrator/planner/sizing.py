@@ -14,6 +14,7 @@ from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Renew, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
+from orchestrator.planner.drives import held_back
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.spreading import Spread, find_place, is_in_zones, why_no_place, words_of
@@ -100,23 +101,27 @@ def plan_sizes(
         reserve = _reserve(wanted, pool, [one for one in instances if one not in leaving], placement)
         refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
-    more = missing if missing > 0 else turnover.surge
+    held = held_back(wanted, members, powers, missing, placement.drives)
+    more = missing - held if missing > 0 else turnover.surge
     if more > 0:
         staying = [one for one in instances if one.name not in turnover.replaced]
-        spread = Spread.of(wanted, staying, placement)
+        spread = Spread.of(wanted, staying, placement, placement.zones_without_drives(wanted.name))
         growth = _Growth(wanted, pool, powers, placement, spread, _claimable(wanted, pool, (powers, busy)))
         grown = _grow(growth, more, turnover.replaced)
         return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
-    # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place.
-    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy))
+    # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place. Ready members
+    # that those who wait for drives will take are left to them.
+    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy))[held:]
     swaps = _swap_broken(wanted, instances, ready, repaired)
     if swaps:
         return Sizing(tuple(swaps))
     # What nobody can see is not being made: it holds up nothing.
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
+    growing |= held > 0
     fill_to = wanted.standby_floor if growing else wanted.standby_target
     steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
-    return Sizing((*turnover.leave, *steps), stuck)
+    leave = () if held else turnover.leave  # one of them is away already
+    return Sizing((*leave, *steps), stuck)
 
 
 def _swap_broken(
@@ -133,15 +138,31 @@ def _swap_broken(
     """
     enough = 1 if wanted.spec.repair.action == "replace" else _SWAP_AFTER
     failed = [one for one in instances if one.phase is Phase.FAILED and enough <= one.failures < MAX_TRIES]
-    pairs = _pair_by_zone(claimable, [member for member, _ in repaired] + failed)
+    pair = _pair_by_host if wanted.spec.drives else _pair_by_zone
+    pairs = pair(claimable, [member for member, _ in repaired] + failed)
     steps: list[Step] = []
     for member, gone in pairs:
-        words = f"claimed {member.name} in place of {gone.name}: {gone.reason.partition(chr(10))[0]}"
         failures = gone.failures + (gone.phase is Phase.IN_SERVICE)
+        if gone.drives:  # the claim follows once they are free
+            steps.append(Retire(gone, "a member of the standby pool takes its place and its drives", failures))
+            continue
+        words = f"claimed {member.name} in place of {gone.name}: {gone.reason.partition(chr(10))[0]}"
         steps.append(Claim(member, Phase.STARTING, words, failures))
         steps.append(Retire(gone, f"{member.name} of the standby pool takes its place"))
     replaced = {gone.name for _, gone in pairs}
     return steps + [step for member, step in repaired if member.name not in replaced]
+
+
+def _pair_by_host(ready: list[Member], broken: list[Member]) -> list[tuple[Member, Member]]:
+    """(member of the pool, instance whose place it takes): drives stay on their host."""
+    left = list(ready)
+    pairs = []
+    for gone in broken:
+        member = next((one for one in left if one.host == gone.host), None)
+        if member is not None:
+            left.remove(member)
+            pairs.append((member, gone))
+    return pairs
 
 
 def _pair_by_zone(ready: list[Member], broken: list[Member]) -> list[tuple[Member, Member]]:
@@ -215,9 +236,11 @@ class _Growth:
         return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
 
     def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
-        member = next((one for one in self.ready if self.placement.zone_of(one) == zone), None)
+        here = [one for one in self.ready if self.placement.zone_of(one) == zone]
+        member = self.placement.drives.first(here)
         if member is None:
             return None
+        self.placement.drives.take(self.wanted.name, member.host)
         self.ready.remove(member)
         self.claimed.add(member.name)
         where = f"{self.wanted.name}{self.spread.place(zone)}"
@@ -226,9 +249,11 @@ class _Growth:
 
     def _admit_in(self, zone: str, passed: list[str]) -> Admit | None:
         wanted = self.wanted
-        host = self.placement.take(wanted.name, wanted.spec.machine.memory, zone)
+        drives = self.placement.drives
+        host = self.placement.take(wanted.name, wanted.spec.machine.memory, zone, drives.hosts(wanted.name))
         if host is None:
             return None
+        drives.take(wanted.name, host.name)
         here = [member for member in self.pool if self.placement.zone_of(member) == zone]
         left = [member for member in here if member.name not in self.claimed]
         place = self.spread.place(zone)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from orchestrator.models.members import Member, Phase, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import MachineSighting, Observed, Power
+from orchestrator.models.storage import Drive
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Desired:
     prefix: str = "understudy"
     limits: Limits = Limits()
     addresses: int | None = None  # how many members may have one; None: no bound
+    drives: tuple[Drive, ...] = ()
 
 
 def sighting_of(member: Member, prefix: str, observed: Observed) -> MachineSighting:

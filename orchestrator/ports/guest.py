@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +50,9 @@ class GuestShell(Protocol):
 
     def tell_phase(self, phase: GuestPhase, patience: Patience) -> None:
         """What the guest reads about itself, see `lifecycle.telling`."""
+
+    def run_script(self, script: str, arguments: Sequence[str], patience: Patience) -> None:
+        """Runs a shell script as root. Raises GuestError with the output's tail on a status other than 0."""
 
     def set_clock(self, now: float, patience: Patience) -> None:
         """Tells a guest that slept what time it is (epoch seconds, within half a second)."""

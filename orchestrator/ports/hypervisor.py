@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
 from orchestrator.models.sightings import HostSighting
+from orchestrator.ports.disks import Disks
 
 
 class Hypervisor(Protocol):
@@ -19,6 +20,9 @@ class Hypervisor(Protocol):
 
     @property
     def zone(self) -> str: ...
+
+    @property
+    def disks(self) -> Disks: ...
 
     def observe(self) -> HostSighting:
         """All our machines in a few bulk calls. Never raises: `answers` False says the host is silent."""
@@ -32,7 +36,8 @@ class Hypervisor(Protocol):
     def create_machine(self, blueprint: Blueprint, seed: bytes | None) -> None:
         """Overlay, seed, domain, started. A body of another incarnation is removed first. Idempotent.
 
-        Raises Conflict if a domain of that name is not ours.
+        Its further disks are made only where they are missing. Raises Conflict if a domain of that name is not
+        ours, or if another machine has one of its drives.
         """
 
     def start_machine(self, domain: str) -> None:
@@ -48,7 +53,8 @@ class Hypervisor(Protocol):
         """Save its memory to disk and switch it off; the next start goes on there. Off is success."""
 
     def destroy_machine(self, domain: str) -> None:
-        """Domain and every volume named after it. Absent is success, somebody else's domain is Conflict."""
+        """Domain and every volume named after it; its further disks stay. Absent is success, somebody else's
+        domain is Conflict."""
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         """The last bytes of the serial console log, made printable; empty if there is none."""

@@ -136,7 +136,9 @@ class Controller:
         snapshot = self._parts.store.snapshot()
         observed = self._observe(snapshot, busy)
         now = self._parts.clock.now()
-        desired = Desired(snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses)
+        desired = Desired(
+            snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses, drives=snapshot.drives
+        )
         wanted = plan(desired, observed, busy, now, self._suspects)
         log.debug("turn: %d steps, %d under way", len(wanted.steps), len(busy))
         self._suspects = wanted.suspects

@@ -7,6 +7,7 @@ from string import ascii_lowercase
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
 from orchestrator.models.machine import Blueprint, Hardware
+from orchestrator.models.storage import ExtraDisk
 
 METADATA_NS = "https://understudy.dev/xmlns/owner/1"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
@@ -22,13 +23,14 @@ _DISK_NAMES = {"virtio": "vd", "sata": "sd"}
 @dataclass(frozen=True)
 class MachineFiles:
     """Paths on the host of what makes up a machine. `seed` may be empty; so may `agent`, the guest agent's socket:
-    then libvirt chooses."""
+    then libvirt chooses. `disks`: of the blueprint's disks, in their order."""
 
     base: str
     overlay: str
     seed: str
     console: str
     agent: str = ""
+    disks: tuple[str, ...] = ()
 
 
 def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -> str:
@@ -121,6 +123,8 @@ def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> Non
         _seed_cdrom(devices, files.seed)
     elif files.seed:
         _seed_disk(devices, files.seed)
+    for disk, path in zip(blueprint.disks, files.disks, strict=True):
+        devices.append(_extra_disk(disk, path, hardware.disk_bus))
     _serial(devices, files.console)
     agent = SubElement(devices, "channel", type="unix")
     if files.agent:
@@ -171,6 +175,26 @@ def _seed_cdrom(devices: Element, path: str) -> None:
     SubElement(disk, "source", file=path)
     _target(devices, disk, "sata")
     SubElement(disk, "readonly")
+
+
+# Overlay and seed have the first two names of a bus at most.
+_FIRST_EXTRA = 2
+
+
+def render_disk(disk: ExtraDisk, path: str, hardware: Hardware) -> str:
+    """XML of one further disk, to be attached to a machine that is there already."""
+    root = _extra_disk(disk, path, hardware.disk_bus)
+    indent(root)
+    return tostring(root, encoding="unicode")
+
+
+def _extra_disk(disk: ExtraDisk, path: str, bus: str) -> Element:
+    element = Element("disk", type="file", device="disk")
+    SubElement(element, "driver", name="qemu", type="raw", discard="unmap")
+    SubElement(element, "source", file=path)
+    SubElement(element, "target", dev=_DISK_NAMES[bus] + ascii_lowercase[_FIRST_EXTRA + disk.position], bus=bus)
+    _text(element, "serial", disk.serial)
+    return element
 
 
 def _target(devices: Element, disk: Element, bus: str) -> None:

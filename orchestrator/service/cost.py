@@ -30,7 +30,7 @@ class Bill:
 
 def set_cost(wanted: ScaleSet, prices: PriceSettings) -> dict[str, Any]:
     """`instances`, `standby` (null without a pool) with what each state would cost, and the total per month."""
-    instances = bill(wanted, {PoolState.RUNNING: wanted.wanted_instances}, prices)
+    instances = bill(wanted, {PoolState.RUNNING: wanted.wanted_instances}, prices, with_drives=True)
     standby = _standby(wanted, prices) if wanted.spec.standby is not None else None
     total = instances.per_month + (standby["per_month"] if standby else 0.0)
     return {
@@ -57,11 +57,14 @@ def _standby(wanted: ScaleSet, prices: PriceSettings) -> dict[str, Any]:
     }
 
 
-def bill(wanted: ScaleSet, counts: dict[PoolState, int], prices: PriceSettings) -> Bill:
-    """Machines of the set's shape, by the state they are kept in."""
+def bill(wanted: ScaleSet, counts: dict[PoolState, int], prices: PriceSettings, with_drives: bool = False) -> Bill:
+    """Machines of the set's shape, by the state they are kept in; instances have drives."""
     machine = wanted.spec.machine
     memory = machine.memory / GIB
-    disk = (machine.disk or wanted.image.virtual_size) / GIB
+    local = wanted.spec.local_storage
+    disk = ((machine.disk or wanted.image.virtual_size) + (local.size if local else 0)) / GIB
+    if with_drives:
+        disk += sum(drive.size for drive in wanted.spec.drives) / GIB
     running, hibernated = counts.get(PoolState.RUNNING, 0), counts.get(PoolState.HIBERNATED, 0)
     number = sum(counts.values())
     disks = number * disk + hibernated * memory

@@ -12,6 +12,7 @@ from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_
 from orchestrator.models.steps import ConvergeBalancer, Note, NoteRollout, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
+from orchestrator.service.drives import is_only_drives, refuse_smaller_storage
 from orchestrator.service.room import Room, check_room
 from orchestrator.store import Store
 from orchestrator.store.store import Snapshot
@@ -64,7 +65,7 @@ def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> 
         check(known, spec, image, around)
         wished = ScaleSet(spec, model, image, 1, 0, False, "")
         others = tuple(one for one in known.sets if one.name != spec.name)
-        known = Snapshot((*others, wished), known.members)
+        known = Snapshot((*others, wished), known.members, known.drives)
 
 
 def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surroundings) -> None:
@@ -80,6 +81,7 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
     current = next((one for one in known.sets if one.name == spec.name), None)
     _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)
+    refuse_smaller_storage(known, spec, current)
     _check_firmware(spec, current, around.why_no_firmware)
     check_room(known, spec, Room(around.hosts, around.memory_ratio))
     _check_endpoints(known, spec, current, around.why_not_bindable)
@@ -183,7 +185,8 @@ def preview(
     if current is not None:
         wished = replace(wished, pool=current.pool, rollout=current.rollout)
     others = [one for one in known.sets if one.name != spec.name]
-    first = plan(Desired((*others, wished), known.members, prefix, limits), observed, {}, now)
+    desired = Desired((*others, wished), known.members, prefix, limits, drives=known.drives)
+    first = plan(desired, observed, {}, now)
     # That a wish is met, or a pool full, is a record of ours, nothing that would be done to the world; but that a
     # model is rolled out says what would follow.
     told = [step for step in first.steps if isinstance(step, NoteRollout) and step.events]
@@ -239,6 +242,11 @@ def delete_pool(store: Store, name: str, around: Surroundings) -> ScaleSet:
 
 def delete(store: Store, name: str) -> None:
     """Raises NotFound."""
+    if is_only_drives(store, name):
+        raise NotFound(
+            f"there is no scale set {name!r} any more; its drives are left",
+            f"to remove what is on them: understudy delete {name} --delete-drives",
+        )
     get_set(store, name)
     store.mark_deleting(name)
 

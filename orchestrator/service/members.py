@@ -25,6 +25,13 @@ def reimage(store: Store, target: str) -> Member:
     return member
 
 
+def redeploy(store: Store, target: str) -> Member:
+    """As `reimage`, and with new local storage; its drives are kept."""
+    member = _instance(store, target, "redeployed")
+    store.request(member, Request.REDEPLOY)
+    return member
+
+
 def restart(store: Store, target: str) -> Member:
     """Out of rotation, clean restart, back into rotation; everything on its disks is kept."""
     member = _instance(store, target, "restarted")

@@ -7,9 +7,10 @@ from typing import Any
 
 from orchestrator.lifecycle.table import AT_REST, OFF
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
-from orchestrator.models.naming import domain_name
+from orchestrator.models.naming import domain_name, drive_volume
 from orchestrator.models.sightings import Observed, Power
 from orchestrator.models.steps import Note, set_of
+from orchestrator.models.storage import Drive
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.repair import is_unhealthy
@@ -45,6 +46,7 @@ def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: floa
             {"name": one.name, "address": one.address, "port": one.listen} for one in wanted.spec.endpoints
         ],
         "members": rows,
+        "drives": [_drive(one, desired.prefix) for one in desired.drives if one.set_name == wanted.name],
         "standby": _standby(wanted, members, rows),
         "zones": _zones(wanted, rows, zones_of(wanted, observed.hosts.values())),
         "rollout": _rollout(wanted, desired, observed, now),
@@ -60,7 +62,7 @@ def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     if find_rollout(wanted, desired, observed, now).state is not RolloutState.NONE:
         return False
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
-    alone = Desired((wanted,), mine, desired.prefix, desired.limits)
+    alone = Desired((wanted,), mine, desired.prefix, desired.limits, drives=desired.drives)
     steps = plan(alone, observed, {}, now).steps
     about_set = [step for step in steps if not isinstance(step, Note) and set_of(step) == wanted.name]
     at_rest = all(member.phase in AT_REST for member in mine)
@@ -133,6 +135,18 @@ def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Obs
     if serves and (is_dead or is_ill):
         return "unhealthy"
     return "healthy"
+
+
+def _drive(drive: Drive, prefix: str) -> dict[str, Any]:
+    return {
+        "name": drive.name,
+        "slot": drive.slot,
+        "size": drive.size,
+        "host": drive.host,
+        "member": drive.member,
+        "deleting": drive.is_deleting,
+        "volume": drive_volume(prefix, drive.set_name, drive.name, drive.slot),
+    }
 
 
 def _in_rotation(member: Member, wanted: ScaleSet, observed: Observed) -> bool:

@@ -18,5 +18,11 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         # Who is in the set has been in service: on_claim is for those that come.
         "UPDATE members SET entered = TRUE "
         "WHERE role = 'instance' AND phase NOT IN ('creating', 'provisioning', 'failed')",
+        "ALTER TABLE members ADD COLUMN storage_since INTEGER DEFAULT 1 NOT NULL",
+        "CREATE TABLE drives ("
+        "set_name VARCHAR(30) NOT NULL, name VARCHAR(20) NOT NULL, slot INTEGER NOT NULL, "
+        "host VARCHAR(32) NOT NULL, size BIGINT NOT NULL, member VARCHAR(64), is_made BOOLEAN NOT NULL, "
+        "is_deleting BOOLEAN NOT NULL, failures INTEGER NOT NULL, created_at FLOAT NOT NULL, "
+        "PRIMARY KEY (set_name, name, slot), CONSTRAINT one_drive_of_a_name_per_member UNIQUE (member, name))",
     ),
 }

@@ -17,6 +17,7 @@ from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.lifecycle.telling import guest_phase, told
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role
 from orchestrator.models.naming import machine_mac
+from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.steps import (
     Admit,
     Advance,
@@ -34,7 +35,10 @@ from orchestrator.models.steps import (
     Settle,
 )
 from orchestrator.planner.backoff import MAX_TRIES
+from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
+from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
+from orchestrator.store.rows import read_spec
 from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
 
@@ -59,6 +63,10 @@ class Recorder:
             match step:
                 case Admit():
                     return self._admit(connection, step)
+                case Claim():
+                    return self._claim(connection, step)
+                case Retire():
+                    return self._retire(connection, step)
                 case Advance():
                     return self._advance(connection, step)
                 case NoteHealth():
@@ -87,9 +95,12 @@ class Recorder:
         """Record what a finished effect made of its member."""
         following = AFTER_SUCCESS[member.phase, kind]
         with self._store.database.write() as connection:
+            if member.drives and _has_drives(member, kind):
+                mark_made(connection, self._spec(connection, member.set_name), member)
             if following is None:
                 done = connection.execute(delete(members).where(_as_planned(member)))
                 if done.rowcount:
+                    release_drives(connection, member.name)
                     self._note(connection, member.set_name, member.name, "deleted", f"{member.name} is gone")
                 return bool(done.rowcount)
             values: dict[str, Any] = {}
@@ -169,7 +180,42 @@ class Recorder:
             )
         )
         self._note(connection, step.set_name, name, step.event or "admitted", step.reason)
+        if step.role is Role.INSTANCE:
+            self._begin_with_drives(connection, Holder(name, step.set_name, step.host), 0)
         return True
+
+    def _claim(self, connection: Connection, step: Claim) -> bool:
+        member = step.member
+        kind, values = _plain_change(step)
+        if not self._change(connection, member, step.reason, kind, values):
+            return False
+        holder = Holder(member.name, member.set_name, member.host)
+        self._begin_with_drives(connection, holder, step.failures)
+        return True
+
+    def _retire(self, connection: Connection, step: Retire) -> bool:
+        kind, values = _plain_change(step)
+        done = self._change(connection, step.member, step.reason, kind, values)
+        if done:
+            pass_on_failures(connection, step.member.name, step.failures)
+        return done
+
+    def _begin_with_drives(self, connection: Connection, holder: Holder, failures: int) -> None:
+        """A new instance goes on with the failures of the one whose drives it gets."""
+        inherited = self._hold_drives(connection, holder)
+        if inherited > failures:
+            connection.execute(update(members).where(members.c.name == holder.member).values(failures=inherited))
+
+    def _hold_drives(self, connection: Connection, holder: Holder) -> int:
+        """The failures that went with what it has taken."""
+        spec = self._spec(connection, holder.set_name)
+        changes = hold_drives(connection, spec, holder, self._store.now())
+        for _drive, words in changes:
+            self._note(connection, holder.set_name, holder.member, "drive_held", words)
+        return max((drive.failures for drive, _words in changes), default=0)
+
+    def _spec(self, connection: Connection, set_name: str) -> ScaleSetSpec:
+        return read_spec(connection.execute(select(sets.c.spec).where(sets.c.name == set_name)).scalar_one())
 
     def _allot_name(self, set_name: str, names: set[str], macs: set[str]) -> tuple[str, str]:
         while True:
@@ -191,18 +237,7 @@ class Recorder:
     def _advance(self, connection: Connection, step: Advance) -> bool:
         values: dict[str, Any] = {"phase": step.phase.value}
         if step.new_body:
-            row = connection.execute(select(sets).where(sets.c.name == step.member.set_name)).one()
-            values |= {
-                "incarnation": step.member.incarnation + 1,
-                "model": row.model,
-                "image_digest": self._image_digest(connection, row),
-                "parked": None,
-                "restarts": 0,
-                "told": None,
-                "entered": False,
-            }
-            if row.model != step.member.model:
-                values["failures"] = 0  # those of another model say nothing about this one
+            values |= self._new_body(connection, step)
         if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
             values["told"] = None
         if step.phase is Phase.IN_SERVICE:
@@ -218,7 +253,28 @@ class Recorder:
         done = self._change(connection, step.member, step.reason, step.phase.value, values)
         if done and step.phase is Phase.FAILED:
             self._note_end(connection, step.member, step.member.failures + 1, step.reason)
+        if done and step.new_body and step.member.role is Role.INSTANCE:
+            member = step.member
+            self._hold_drives(connection, Holder(member.name, member.set_name, member.host))
         return done
+
+    def _new_body(self, connection: Connection, step: Advance) -> dict[str, Any]:
+        member = step.member
+        row = connection.execute(select(sets).where(sets.c.name == member.set_name)).one()
+        values = {
+            "incarnation": member.incarnation + 1,
+            "model": row.model,
+            "image_digest": self._image_digest(connection, row),
+            "parked": None,
+            "restarts": 0,
+            "told": None,
+            "entered": False,
+        }
+        if row.model != member.model:
+            values["failures"] = 0  # those of another model say nothing about this one
+        if step.new_storage:
+            values["storage_since"] = member.incarnation + 1
+        return values
 
     def _note_health(self, connection: Connection, step: NoteHealth) -> bool:
         member, is_unhealthy = step.member, step.unhealthy_since is not None
@@ -295,6 +351,12 @@ def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[
             return "retired", {"request": Request.REMOVE.value}
         case Renew():
             return "renewed", {"request": Request.REIMAGE.value}
+
+
+def _has_drives(member: Member, kind: EffectKind) -> bool:
+    """After such an effect the machine has the drives of its member. What is told later finds what is there."""
+    tells_at_start = kind is EffectKind.TELL and member.phase is Phase.STARTING
+    return tells_at_start or kind in (EffectKind.CREATE, EffectKind.AWAIT)
 
 
 def _as_planned(member: Member) -> ColumnElement[bool]:

@@ -21,6 +21,7 @@ from orchestrator.models.members import (
     ScaleSet,
 )
 from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.models.storage import Drive
 
 
 @lru_cache(maxsize=1024)
@@ -55,7 +56,22 @@ def read_set(row: Any, image: Image) -> ScaleSet:
     )
 
 
-def read_member(row: Any) -> Member:
+def read_drive(row: Any) -> Drive:
+    return Drive(
+        set_name=row.set_name,
+        name=row.name,
+        slot=row.slot,
+        host=row.host,
+        size=row.size,
+        member=row.member,
+        created_at=row.created_at,
+        is_made=row.is_made,
+        is_deleting=row.is_deleting,
+        failures=row.failures,
+    )
+
+
+def read_member(row: Any, drives: tuple[Drive, ...] = ()) -> Member:
     return Member(
         name=row.name,
         set_name=row.set_name,
@@ -78,6 +94,8 @@ def read_member(row: Any) -> Member:
         unhealthy_since=row.unhealthy_since,
         told=GuestPhase(row.told) if row.told else None,
         entered=row.entered,
+        storage_since=row.storage_since,
+        drives=drives,
     )
 
 

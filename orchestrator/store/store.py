@@ -17,8 +17,10 @@ from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.events import Event
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.models.storage import Drive
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.store.database import Database
+from orchestrator.store.drives import grow_drives, list_drives
 from orchestrator.store.rows import read_event, read_image, read_member, read_set, read_spec
 from orchestrator.store.tables import events, facts, images, leases, members, sets
 
@@ -29,6 +31,7 @@ class Snapshot:
 
     sets: tuple[ScaleSet, ...]
     members: tuple[Member, ...]
+    drives: tuple[Drive, ...] = ()
 
 
 class Store:
@@ -43,12 +46,20 @@ class Store:
     def snapshot(self) -> Snapshot:
         with self.database.read() as connection:
             known = {(row.name, row.version): read_image(row) for row in connection.execute(select(images))}
+            drives = list_drives(connection)
+            held: dict[str | None, tuple[Drive, ...]] = {}
+            for drive in drives:
+                held[drive.member] = (*held.get(drive.member, ()), drive)
             return Snapshot(
                 tuple(
                     read_set(row, known[row.image_name, row.image_version])
                     for row in connection.execute(select(sets).order_by(sets.c.name))
                 ),
-                tuple(read_member(row) for row in connection.execute(select(members).order_by(members.c.name))),
+                tuple(
+                    read_member(row, held.get(row.name, ()))
+                    for row in connection.execute(select(members).order_by(members.c.name))
+                ),
+                drives,
             )
 
     def find_set(self, name: str) -> ScaleSet | None:
@@ -131,6 +142,7 @@ class Store:
                 "image_name": image.name,
                 "image_version": image.version,
             }
+            grow_drives(connection, spec)
             if row is None:
                 fresh = {"generation": 1, "settled_generation": 0, "deleting": False, "stuck": ""}
                 connection.execute(insert(sets).values(name=spec.name, created_at=self.now(), **fresh, **values))

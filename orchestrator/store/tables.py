@@ -70,8 +70,25 @@ members = Table(
     Column("unhealthy_since", Float, nullable=True),
     Column("told", String(16), nullable=True),
     Column("entered", Boolean, nullable=False, default=False),
+    Column("storage_since", Integer, nullable=False, default=1),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
+)
+
+drives = Table(
+    "drives",
+    metadata,
+    Column("set_name", String(30), primary_key=True),
+    Column("name", String(20), primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("host", String(32), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("member", String(64), nullable=True),
+    Column("is_made", Boolean, nullable=False),
+    Column("is_deleting", Boolean, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("member", "name", name="one_drive_of_a_name_per_member"),
 )
 
 events = Table(

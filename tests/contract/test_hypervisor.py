@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,9 +21,11 @@ from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
 from orchestrator.drivers.libvirt.host import HostIdentity
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import Conflict, HostError, NotFound
-from orchestrator.models.machine import Blueprint, Nic
+from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.members import Image
+from orchestrator.models.naming import drive_volume, local_volume
 from orchestrator.models.sightings import MachineSighting, Power
+from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
 from tests.builders import INSTALLATION, PREFIX
 from tests.fakes import FakeHypervisor
@@ -44,6 +47,11 @@ class Lab(Protocol):
     def add_foreign(self, domain: str) -> None: ...
     def has_foreign(self, domain: str) -> bool: ...
     def volumes(self) -> list[str]: ...
+    def disks_of(self, domain: str) -> set[str]:
+        """Volumes of further disks that the machine has: now if it runs, else from its next start on."""
+
+    def size_of(self, volume: str) -> int:
+        """In bytes."""
 
 
 class FakeLab:
@@ -66,6 +74,13 @@ class FakeLab:
 
     def volumes(self) -> list[str]:
         return sorted(self.fake.volumes)
+
+    def disks_of(self, domain: str) -> set[str]:
+        machine = self.fake.machines[domain]
+        return machine.live if machine.power is Power.RUNNING else machine.disks
+
+    def size_of(self, volume: str) -> int:
+        return self.fake.disks.sizes[volume]
 
 
 class LibvirtLab:
@@ -96,6 +111,16 @@ class LibvirtLab:
 
     def volumes(self) -> list[str]:
         return self._volumes.list_names()
+
+    def disks_of(self, domain: str) -> set[str]:
+        done = subprocess.run(
+            ["virsh", "-c", self.uri, "dumpxml", domain], capture_output=True, text=True, check=True
+        )
+        disks = ElementTree.fromstring(done.stdout).findall("./devices/disk[serial]/source")
+        return {Path(source.get("file", "")).name for source in disks}
+
+    def size_of(self, volume: str) -> int:
+        return Path(self._volumes.path_of(volume)).stat().st_size
 
     def _virsh(self, *arguments: str) -> int:
         return subprocess.run(["virsh", "-c", self.uri, *arguments], capture_output=True, check=False).returncode
@@ -304,3 +329,153 @@ def test_subscribers_are_told_of_changes(lab: Lab, blueprint: Blueprint) -> None
     told.clear()
     lab.kill(blueprint.domain)
     assert told.wait(5)
+
+
+# ---- disks that outlive the machine --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def local(lab: Lab) -> ExtraDisk:
+    return ExtraDisk(local_volume(lab.prefix, "web-1", 1), "local-storage", 0, 16 * MIB)
+
+
+@pytest.fixture
+def drive(lab: Lab) -> ExtraDisk:
+    return ExtraDisk(drive_volume(lab.prefix, "web", "data", 0), "drive-data", 1, 16 * MIB, is_drive=True)
+
+
+def with_disks(blueprint: Blueprint, *disks: ExtraDisk) -> Blueprint:
+    return replace(blueprint, disks=disks)
+
+
+def other_machine(blueprint: Blueprint, *disks: ExtraDisk) -> Blueprint:
+    made = new_body(blueprint)
+    nic = replace(made.nic, forwards=((20023, 22),))
+    return replace(made, domain=f"{blueprint.domain}0", member="web-10", nic=nic, disks=disks)
+
+
+def test_further_disks_are_made_once_and_outlive_body_and_machine(
+    lab: Lab, blueprint: Blueprint, local: ExtraDisk, drive: ExtraDisk
+) -> None:
+    both = {local.volume, drive.volume}
+    lab.hypervisor.create_machine(with_disks(blueprint, local, drive), None)
+    assert lab.disks_of(blueprint.domain) == both
+    lab.hypervisor.create_machine(new_body(with_disks(blueprint, local, replace(drive, must_exist=True))), None)
+    assert lab.disks_of(blueprint.domain) == both
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert both <= set(lab.volumes())
+    assert {lab.size_of(one) for one in both} == {16 * MIB}
+
+
+def test_local_storage_is_removed_by_name_and_absent_is_success(
+    lab: Lab, blueprint: Blueprint, local: ExtraDisk, drive: ExtraDisk
+) -> None:
+    later = replace(local, volume=local_volume(lab.prefix, "web-1", 2))
+    lab.hypervisor.create_machine(with_disks(blueprint, local), None)
+    lab.hypervisor.create_machine(new_body(with_disks(blueprint, later, drive)), None)
+    for _ in range(2):
+        lab.hypervisor.disks.remove_local_storage("web-1", keep=later.volume)
+        assert {later.volume, drive.volume} <= set(lab.volumes())
+        assert local.volume not in lab.volumes()
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    lab.hypervisor.disks.remove_local_storage("web-1")
+    assert later.volume not in lab.volumes()
+    assert drive.volume in lab.volumes()
+
+
+def test_a_drive_is_attached_to_a_machine_that_runs_and_stays_so(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    for _ in range(2):
+        assert lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+        assert lab.disks_of(blueprint.domain) == {drive.volume}
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    assert lab.disks_of(blueprint.domain) == {drive.volume}
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert lab.disks_of(blueprint.domain) == {drive.volume}
+
+
+def test_a_drive_is_attached_to_a_machine_that_is_off(lab: Lab, blueprint: Blueprint, drive: ExtraDisk) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    assert lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert lab.disks_of(blueprint.domain) == {drive.volume}
+
+
+def test_a_drive_for_a_hibernated_machine_is_there_once_it_goes_on(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.hibernate_machine(blueprint.domain)
+    assert lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    assert lab.disks_of(blueprint.domain) == {drive.volume}
+
+
+def test_a_bus_that_takes_nothing_while_the_machine_runs_has_it_after_the_next_start(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    sata = Hardware(disk_bus="sata")
+    lab.hypervisor.create_machine(replace(blueprint, hardware=sata), None)
+    assert not lab.hypervisor.disks.attach(blueprint.domain, [drive], sata)
+    assert lab.disks_of(blueprint.domain) == set()
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert lab.hypervisor.disks.attach(blueprint.domain, [drive], sata)
+    assert lab.disks_of(blueprint.domain) == {drive.volume}
+
+
+def test_a_drive_grows_while_it_is_attached_and_while_it_is_not(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.hypervisor.create_machine(with_disks(blueprint, drive), None)
+    assert lab.hypervisor.disks.attach(blueprint.domain, [replace(drive, size=24 * MIB)], Hardware())
+    assert lab.size_of(drive.volume) == 24 * MIB
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    lab.hypervisor.disks.attach(blueprint.domain, [replace(drive, size=32 * MIB)], Hardware())
+    assert lab.size_of(drive.volume) == 32 * MIB
+    lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    assert lab.size_of(drive.volume) == 32 * MIB
+
+
+def test_a_drive_that_another_machine_has_is_neither_attached_nor_removed(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.hypervisor.create_machine(with_disks(blueprint, drive), None)
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.2, never)
+    with pytest.raises(Conflict, match="is attached to"):
+        lab.hypervisor.create_machine(other_machine(blueprint, drive), None)
+    lab.hypervisor.create_machine(other_machine(blueprint), None)
+    with pytest.raises(Conflict, match="is attached to"):
+        lab.hypervisor.disks.attach(f"{blueprint.domain}0", [drive], Hardware())
+    with pytest.raises(Conflict, match="is attached to"):
+        lab.hypervisor.disks.remove_drive(drive.volume)
+    assert drive.volume in lab.volumes()
+
+
+def test_a_drive_that_was_there_is_not_made_anew(lab: Lab, blueprint: Blueprint, drive: ExtraDisk) -> None:
+    lost = replace(drive, must_exist=True)
+    with pytest.raises(HostError, match="is missing"):
+        lab.hypervisor.create_machine(with_disks(blueprint, lost), None)
+    assert power(lab, blueprint.domain) is Power.ABSENT
+    assert drive.volume not in lab.volumes()
+
+
+def test_removing_a_drive_twice_is_success(lab: Lab, blueprint: Blueprint, drive: ExtraDisk) -> None:
+    lab.hypervisor.create_machine(with_disks(blueprint, drive), None)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    for _ in range(2):
+        lab.hypervisor.disks.remove_drive(drive.volume)
+        assert drive.volume not in lab.volumes()
+
+
+def test_nothing_is_attached_to_a_domain_of_somebody_else(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.add_foreign(blueprint.domain)
+    with pytest.raises(Conflict):
+        lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    assert drive.volume not in lab.volumes()

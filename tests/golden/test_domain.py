@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.naming import machine_uuid
 from orchestrator.models.spec import DiskBus, Firmware, NicModel
-from orchestrator.render.domain import METADATA_NS, QEMU_NS, MachineFiles, render_domain
+from orchestrator.models.storage import ExtraDisk
+from orchestrator.render.domain import METADATA_NS, QEMU_NS, MachineFiles, render_disk, render_domain
 from tests.builders import INSTALLATION, MIB, make_image
 from tests.golden.golden import assert_golden
 from tests.unit.examples import many
@@ -311,3 +312,58 @@ def test_a_linux_guest_has_none_of_what_windows_asks_for() -> None:
         root.findall("./features/hyperv") == root.findall("./clock/timer") == root.findall("./devices/video") == []
     )
     assert only(root, "clock").get("offset") == "utc"
+
+
+# ---- disks that outlive the machine --------------------------------------------------------------------------
+
+LOCAL = ExtraDisk("understudy-local.web-4tz9k.1.raw", "local-storage", 0, 1024 * MIB)
+DRIVES = tuple(
+    ExtraDisk(f"understudy-drive.web.{name}.0.raw", f"drive-{name}", number, 1024 * MIB, is_drive=True)
+    for number, name in enumerate(("data", "logs"), start=1)
+)
+
+
+def stored(*disks: ExtraDisk) -> MachineFiles:
+    return replace(FILES, disks=tuple(f"/srv/volumes/{disk.volume}" for disk in disks))
+
+
+@pytest.mark.parametrize("bus", ["virtio", "sata"])
+def test_local_storage_and_drives_as_golden_files(bus: DiskBus) -> None:
+    disks = (LOCAL, *DRIVES)
+    made = blueprint(disks=disks, hardware=Hardware(disk_bus=bus))
+    text = render_domain(made, stored(*disks), "tcg")
+    assert_golden(f"domain-storage-{bus}.xml", text)
+
+
+@many
+@given(
+    st.sampled_from(get_args(DiskBus)),
+    st.booleans(),
+    st.booleans(),
+    st.sets(st.integers(1, 8)),
+)
+def test_no_two_disks_have_one_name_and_each_keeps_its_own(
+    bus: DiskBus, windows: bool, seed: bool, positions: set[int]
+) -> None:
+    drives = [ExtraDisk(f"v{number}", f"drive-{number}", number, MIB, is_drive=True) for number in positions]
+    disks = (LOCAL, *drives)
+    files = replace(stored(*disks), seed=FILES.seed if seed else "")
+    root = parsed(blueprint(disks=disks, hardware=Hardware(disk_bus=bus, is_windows=windows)), files)
+    names = [target.get("dev", "") for target in root.findall("./devices/disk/target")]
+    assert len(set(names)) == len(names)
+    by_serial = {
+        only(disk, "serial").text: only(disk, "target").get("dev")
+        for disk in root.findall("./devices/disk")
+        if disk.find("serial") is not None
+    }
+    letters = {f"drive-{number}": f"{names[0][:2]}{'cdefghijk'[number]}" for number in positions}
+    assert by_serial == {"local-storage": f"{names[0][:2]}c", **letters}
+
+
+def test_a_disk_that_is_attached_later_is_as_one_that_was_there_from_the_start() -> None:
+    root = parsed(blueprint(disks=(LOCAL,)), stored(LOCAL))
+    (built_in,) = (disk for disk in root.findall("./devices/disk") if disk.find("serial") is not None)
+    later = ElementTree.fromstring(render_disk(LOCAL, f"/srv/volumes/{LOCAL.volume}", Hardware()))
+    assert [(one.tag, one.attrib, (one.text or "").strip()) for one in later.iter()] == [
+        (one.tag, one.attrib, (one.text or "").strip()) for one in built_in.iter()
+    ]

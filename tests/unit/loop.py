@@ -116,6 +116,12 @@ class Site:
         """Until the set is as declared, and recorded as such."""
         self.turn_until(lambda: self.is_settled(name) and not self.wanted(name).stuck, f"{name} is settled")
 
+    def settle_again(self, name: str = "web") -> None:
+        """Until it is seen that something happened to the set, and it is as declared after all."""
+        self.controller.turn()
+        self.store.touch_set(name)
+        self.settle(name)
+
     def settle_stuck(self, name: str = "web") -> str:
         """Until only waiting could help; why."""
         self.turn_until(lambda: self.is_settled(name) and bool(self.wanted(name).stuck), f"{name} is stuck")

@@ -57,3 +57,17 @@ def test_a_set_without_a_pool_has_no_pool_to_pay() -> None:
 def test_without_a_disk_size_the_image_counts() -> None:
     wanted = make_set(make_spec(instances=1))
     assert set_cost(wanted, PRICES)["instances"]["disk"] == pytest.approx(64 / 1024, abs=0.01)
+
+
+def test_every_machine_has_local_storage_and_only_instances_have_drives() -> None:
+    machine = {"memory": "1GiB", "disk": "10GiB"}
+    spec = make_spec(
+        instances=2,
+        machine=machine,
+        standby={"max_ready": 3},
+        local_storage={"size": "2GiB", "mount": "/local"},
+        drives=[{"name": "data", "size": "5GiB", "mount": "/data"}],
+    )
+    cost = set_cost(make_set(spec), PRICES)
+    assert cost["instances"]["disk"] == 2 * 17
+    assert cost["standby"]["disk"] == 12

@@ -17,7 +17,6 @@ from orchestrator.models.members import (
     ScaleSet,
 )
 from orchestrator.models.sightings import BalancerSighting, MachineSighting, Power, Rotation, ServerSighting
-from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.steps import Admit, Claim, NoteRollout, Renew, Retire, Settle, Step
 from orchestrator.planner import plan
 from orchestrator.planner.rollout import (
@@ -483,14 +482,8 @@ def test_a_rollout_that_had_stopped_and_goes_on_is_told() -> None:
     assert kind == "rollout_resumed"
 
 
-class SpecWithDrives(ScaleSetSpec):
-    """As a set that declares something that stays with the name of an instance."""
-
-    drives: tuple[str, ...] = ("data",)
-
-
 def test_a_set_whose_instances_keep_their_names_is_renewed_in_place_to_the_end() -> None:
-    spec = SpecWithDrives.model_validate({"name": "web", "image": "micro", "instances": 3})
+    spec = make_spec(instances=3, endpoints=[], drives=[{"name": "data", "size": "16MiB", "mount": "/data"}])
     wanted = make_set(spec)
     members = old(wanted, 3)
     host = see_host(*machines(members))

@@ -133,19 +133,6 @@ def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
     assert expected in complaint(tmp_path, HEAD + text)
 
 
-@pytest.mark.parametrize(
-    ("key", "text"),
-    [
-        ("local_storage", "local_storage: {size: 1GiB, mount: /mnt/local}\n"),
-        ("drives", "drives: [{name: data, size: 1GiB, mount: /mnt/data}]\n"),
-    ],
-)
-def test_a_published_key_that_is_not_acted_on_yet_is_refused_rather_than_ignored(
-    tmp_path: Path, key: str, text: str
-) -> None:
-    assert complaint(tmp_path, HEAD + text) == f"web.yaml:4: key {key!r} is not supported by this version"
-
-
 @pytest.mark.parametrize("text", ["name: again\n", 'instances: 1\n"instances": 2\n'])
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str) -> None:
     assert "is given twice" in complaint(tmp_path, HEAD + text)

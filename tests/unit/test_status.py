@@ -18,6 +18,7 @@ from orchestrator.models.members import (
     ScaleSet,
 )
 from orchestrator.models.sightings import BalancerSighting, HostSighting, Observed, Power, Rotation
+from orchestrator.models.storage import Drive
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.service.status import pool_state_of, set_status
 from tests.builders import (
@@ -263,3 +264,21 @@ def test_without_declared_zones_those_of_all_hosts_are_told() -> None:
     other = see_host(name="two", zone="b", answers=False)
     zones = status(POOLED, SERVING, replace(seen, hosts={**seen.hosts, "two": other}))["zones"]
     assert {name: zone["instances"]["desired"] for name, zone in zones.items()} == {"a": 1, "b": 1}
+
+
+def test_drives_are_listed_with_their_holders_and_only_those_of_the_set() -> None:
+    drives = (
+        Drive("other", "data", 0, "local", 2**30, None, NOW),
+        Drive("web", "data", 0, "local", 2**30, SERVING[0].name, NOW),
+        Drive("web", "data", 1, "b", 2**24, None, NOW, is_deleting=True),
+    )
+    desired = replace(wish(POOLED, members=SERVING), drives=drives)
+    said = set_status(POOLED, desired, observe(POOLED, SERVING), NOW)["drives"]
+    assert json.loads(json.dumps(said)) == said
+    assert [
+        (one["name"], one["slot"], one["size"], one["host"], one["member"], one["deleting"]) for one in said
+    ] == [
+        ("data", 0, 2**30, "local", SERVING[0].name, False),
+        ("data", 1, 2**24, "b", None, True),
+    ]
+    assert said[0]["volume"] == "understudy-drive.web.data.0.raw"

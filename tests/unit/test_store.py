@@ -61,6 +61,7 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         for table, column in added_since_the_first_version():
             connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("DROP TABLE drives")
         connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
     connection.close()
     for _ in range(2):

@@ -37,8 +37,9 @@ from orchestrator.models.steps import (
     Retire,
     Settle,
 )
+from orchestrator.models.storage import Drive
 from orchestrator.store.records import KEPT_EVENTS
-from orchestrator.store.tables import events, members
+from orchestrator.store.tables import drives, events, members
 from tests.builders import NOW, make_member, make_spec, see_host, see_world
 from tests.fakes import FakeIdentities
 from tests.unit.examples import some
@@ -374,10 +375,11 @@ def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
     request=st.sampled_from([None, *Request]),
     failures=st.integers(0, 3),
     to=st.sampled_from(Phase),
-    flags=st.tuples(st.booleans(), st.booleans()),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     stale=st.booleans(),
     told=st.sampled_from([None, *GuestPhase]),
     parked=st.sampled_from([None, *PoolState]),
+    slots=st.dictionaries(st.integers(0, 2), st.sampled_from([None, "web-00001", "web-00002"]), max_size=3),
 )
 def test_the_world_of_the_property_tests_records_as_the_store_does(
     tmp_path_factory: pytest.TempPathFactory,
@@ -386,29 +388,40 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
     request: Request | None,
     failures: int,
     to: Phase,
-    flags: tuple[bool, bool],
+    flags: tuple[bool, bool, bool],
     stale: bool,
     told: GuestPhase | None,
     parked: PoolState | None,
+    slots: dict[int, str | None],
 ) -> None:
     storage = open_storage(tmp_path_factory.mktemp("store"))
-    storage.declare(standby={"max_ready": 3})
+    storage.declare(
+        standby={"max_ready": 3}, drives=[{"name": name, "size": "16MiB", "mount": f"/{name}"} for name in "ab"]
+    )
     wanted = storage.store.snapshot().sets[0]
     kept: dict[str, Any] = {"told": told, "entered": bool(failures), "parked": parked}
     member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, model="old", **kept)
     world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
-    planned = replace(member, incarnation=2) if stale else member
-    new_body, answered = flags
+    holders = {holder: slot for slot, holder in slots.items() if holder is not None}
+    known = [
+        Drive("web", "a", slot, "local", 2**24, holder, 1.0, failures=2)
+        for slot, holder in slots.items()
+        if holder is None or holders[holder] == slot
+    ]
+    world = replace(world, drives={(one.set_name, one.name, one.slot): one for one in known})
+    planned = replace(member, incarnation=2 if stale else 1, drives=world.held_by(member.name))
+    new_body, answered, new_storage = flags
     steps: list[Any] = [
         Claim(planned, to, "claimed"),
-        Advance(planned, to, "advanced", new_body=new_body, answered=answered),
+        Advance(planned, to, "advanced", new_body=new_body, answered=answered, new_storage=new_storage),
         Advance(planned, to, "advanced", parked=PoolState.RUNNING),
         Retire(planned, "retired"),
+        Retire(planned, "retired for its failures", failures=3),
         Renew(planned, "renewed"),
     ]
     steps += [Effect(kind, planned, "done") for (at, kind) in AFTER_SUCCESS if at is phase]
     for step in steps:
-        _insert(storage, member)
+        _insert(storage, member, known)
         storage.clock.advance(1)
         now = replace(world, now=storage.clock.now())
         if isinstance(step, Effect):
@@ -417,8 +430,10 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
         else:
             storage.recorder.perform(step)
             expected = record(now, step)
-        found = {one.name: replace(one, reason="") for one in storage.members()}
+        found = {one.name: replace(one, reason="", drives=()) for one in storage.members()}
         assert found == {name: replace(one, reason="") for name, one in expected.members.items()}
+        recorded = {(one.set_name, one.name, one.slot): one for one in storage.store.snapshot().drives}
+        assert recorded == expected.drives
     storage.store.close()
 
 
@@ -428,7 +443,7 @@ def test_the_world_records_a_failed_hook_as_the_store_does(storage: Storage, par
     wanted = storage.store.snapshot().sets[0]
     member = make_member(wanted, phase=Phase.STARTING, parked=parked)
     world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
-    _insert(storage, member)
+    _insert(storage, member, [])
     if parked is None:
         storage.recorder.failed(member, "")
     else:
@@ -437,13 +452,17 @@ def test_the_world_records_a_failed_hook_as_the_store_does(storage: Storage, par
     assert storage.member(member.name) == replace(expected, reason="")
 
 
-def _insert(storage: Storage, member: Member) -> None:
-    """The member's record, in place of whatever is there."""
+def _insert(storage: Storage, member: Member, known: list[Drive]) -> None:
+    """The member's record and these drives, in place of whatever is there."""
     values = {**vars(member), "role": member.role.value, "phase": member.phase.value}
+    del values["drives"]
     values["request"] = member.request.value if member.request else None
     with storage.store.database.write() as connection:
         connection.execute(delete(members))
         connection.execute(insert(members).values(**values))
+        connection.execute(delete(drives))
+        for drive in known:
+            connection.execute(insert(drives).values(**vars(drive)))
 
 
 # ---- repairs -------------------------------------------------------------------------------------------------

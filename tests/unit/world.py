@@ -43,7 +43,9 @@ from orchestrator.models.steps import (
     Settle,
     Step,
 )
+from orchestrator.models.storage import Drive
 from orchestrator.planner import Desired, Limits, plan
+from orchestrator.planner.drives import Holder, drives_for
 from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.world import sighting_of
 from tests.builders import INSTALLATION, NOW, PREFIX
@@ -66,11 +68,16 @@ class World:
     admitted: int = 0
     reads: Mapping[str, GuestPhase] = field(default_factory=dict)  # domain -> what its guest reads about itself
     refusing: frozenset[str] = frozenset()  # members whose on_claim fails
+    drives: Mapping[tuple[str, str, int], Drive] = field(default_factory=dict)  # (set, name, slot)
 
     def desired(self) -> Desired:
         by_name = sorted(self.members.values(), key=lambda member: member.name)
+        holding = tuple(replace(member, drives=self.held_by(member.name)) for member in by_name)
         sets = sorted(self.sets.values(), key=lambda one: one.name)
-        return Desired(tuple(sets), tuple(by_name), PREFIX, self.limits)
+        return Desired(tuple(sets), holding, PREFIX, self.limits, drives=tuple(self.drives.values()))
+
+    def held_by(self, member: str) -> tuple[Drive, ...]:
+        return tuple(one for one in self.drives.values() if one.member == member)
 
     def observed(self) -> Observed:
         return Observed(self.hosts, self.balancer)
@@ -114,8 +121,16 @@ def record(world: World, step: RecordStep) -> World:
             return _change(world, step.member, reason=step.reason, request=Request.REIMAGE)
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
+        case Claim():
+            claimed = _change(world, step.member, reason=step.reason, **_changed(step))
+            return claimed if claimed is world else _hold_drives(claimed, step.member.name, begins=True)
+        case Retire():
+            retired = _change(world, step.member, reason=step.reason, **_changed(step))
+            return retired if retired is world else _pass_on(retired, step)
         case Advance():
-            return _change(world, step.member, reason=step.reason, **_advanced(world, step))
+            moved = _change(world, step.member, reason=step.reason, **_advanced(world, step))
+            holds = moved is not world and step.new_body and step.member.role is Role.INSTANCE
+            return _hold_drives(moved, step.member.name) if holds else moved
         case _:
             return _change(world, step.member, reason=step.reason, **_changed(step))
 
@@ -142,7 +157,18 @@ def record_success(world: World, effect: Effect) -> World:
     if following is None:
         if not _is_as_planned(world, member):
             return world
-        return replace(world, members={name: one for name, one in world.members.items() if name != member.name})
+        free = {
+            key: replace(one, member=None if one.member == member.name else one.member)
+            for key, one in world.drives.items()
+        }
+        members = {name: one for name, one in world.members.items() if name != member.name}
+        return replace(world, members=members, drives=free)
+    at_start = effect.kind is EffectKind.TELL and member.phase is Phase.STARTING
+    if at_start or effect.kind in (EffectKind.CREATE, EffectKind.AWAIT):
+        declared = {one.name for one in world.sets[member.set_name].spec.drives}
+        held = {(one.set_name, one.name, one.slot) for one in member.drives if one.name in declared}
+        made = {key: replace(one, is_made=one.is_made or key in held) for key, one in world.drives.items()}
+        world = replace(world, drives=made)
     fields: dict[str, object] = {}
     if effect.kind is EffectKind.TELL:
         fields["told"] = _word(member)
@@ -207,7 +233,29 @@ def _admit(world: World, step: Admit) -> World:
         created_at=world.now,
         phase_since=world.now,
     )
-    return replace(world, members={**world.members, name: member}, admitted=number)
+    admitted = replace(world, members={**world.members, name: member}, admitted=number)
+    return _hold_drives(admitted, name, begins=True) if step.role is Role.INSTANCE else admitted
+
+
+def _hold_drives(world: World, name: str, begins: bool = False) -> World:
+    """As `store.drives.hold_drives` does; who begins with drives goes on with the failures that went with them."""
+    member = world.members[name]
+    known = [one for one in world.drives.values() if one.set_name == member.set_name]
+    holder = Holder(name, member.set_name, member.host)
+    changes = [one for one, _why in drives_for(known, world.sets[member.set_name].spec.drives, holder, world.now)]
+    inherited = max((one.failures for one in changes), default=0)
+    if begins and inherited > member.failures:
+        world = replace(world, members={**world.members, name: replace(member, failures=inherited)})
+    changed = {(one.set_name, one.name, one.slot): replace(one, failures=0) for one in changes}
+    return replace(world, drives={**world.drives, **changed})
+
+
+def _pass_on(world: World, step: Retire) -> World:
+    passed = {
+        key: replace(one, failures=step.failures) if one.member == step.member.name else one
+        for key, one in world.drives.items()
+    }
+    return replace(world, drives=passed)
 
 
 def _advanced(world: World, step: Advance) -> dict[str, object]:
@@ -223,6 +271,8 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
             fields["failures"] = 0
         fields["told"] = None
         fields["entered"] = False
+        if step.new_storage:
+            fields["storage_since"] = step.member.incarnation + 1
     if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
         fields["told"] = None
     if step.phase is Phase.IN_SERVICE:

@@ -27,9 +27,15 @@ from orchestrator.models.sightings import (
     Rotation,
     ServerSighting,
 )
+from orchestrator.models.storage import Drive
 from tests.builders import GIB, NOW, make_member, make_set, make_spec, see_host, see_machine
 from tests.unit.world import World
 
+DRIVES: tuple[Any, ...] = (
+    [],
+    [{"name": "data", "size": "16MiB", "mount": "/data"}],
+    [{"name": "data", "size": "16MiB", "mount": "/data"}, {"name": "logs", "size": "16MiB", "mount": "/logs"}],
+)
 OLD_MODEL = "0" * 16
 SEEN = (Power.RUNNING, Power.STOPPED, Power.HIBERNATED, Power.CRASHED, Power.ABSENT)
 POOL_STATES: tuple[Any, ...] = (
@@ -94,6 +100,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
         update=draw(st.sampled_from(UPDATES)),
         setup={"answer_file": answer_file},
         hooks=draw(st.sampled_from(HOOKS)) if answer_file == "cloud-init" else {},
+        drives=draw(st.sampled_from(DRIVES)) if answer_file == "cloud-init" else [],
     )
     made = make_set(
         spec,
@@ -155,7 +162,23 @@ def requests_of(role: Role, phase: Phase) -> list[Request | None]:
         return [None, None, None, Request.REMOVE]
     if phase in (Phase.READY, Phase.STARTING, Phase.IN_SERVICE, Phase.STOPPED, Phase.DRAINING):
         return [None, None, *Request]
-    return [None, None, None, Request.REIMAGE, Request.REMOVE]
+    return [None, None, None, Request.REIMAGE, Request.REDEPLOY, Request.REMOVE]
+
+
+@st.composite
+def drives(draw: st.DrawFn, wanted: ScaleSet, known: list[Member], hosts: tuple[HostSighting, ...]) -> list[Drive]:
+    """Of every declared name some: held by instances on their hosts, or free on any."""
+    holders = [one for one in known if one.role is Role.INSTANCE and one.set_name == wanted.name]
+    made = []
+    for spec in wanted.spec.drives:
+        for slot, holder in enumerate(draw(st.permutations([*holders, None, None]))):
+            if draw(st.booleans()):
+                host = holder.host if holder is not None else draw(st.sampled_from(hosts)).name
+                member = holder.name if holder is not None else None
+                failures = draw(st.integers(0, 2))
+                durable = Drive(wanted.name, spec.name, slot, host, spec.size, member, NOW - 900.0)
+                made.append(replace(durable, failures=failures))
+    return made
 
 
 @st.composite
@@ -224,12 +247,14 @@ def worlds(
         for machine in seen[member.host]
         if member.told is not None and machine.member == member.name and _keeps(member, machine)
     }
+    durable = [one for wanted in desired for one in draw(drives(wanted, known, bare))]
     return World(
         reads=reads,
         sets={one.name: one for one in desired},
         members={member.name: member for member in known},
         hosts=hosts,
         balancer=draw(balancers(desired, known)),
+        drives={(one.set_name, one.name, one.slot): one for one in durable},
     )
 
 

@@ -19,6 +19,7 @@ import libvirt
 import libvirt_qemu
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.disks import LibvirtDisks
 from orchestrator.drivers.libvirt.errors import from_libvirt, translated
 from orchestrator.drivers.libvirt.firmware import why_no_firmware
 from orchestrator.drivers.libvirt.networks import Networks
@@ -79,6 +80,7 @@ class LibvirtHost:
         self._identity = identity
         self._connection = connection
         self.volumes = volumes
+        self.disks = LibvirtDisks(connection, volumes, identity.prefix, identity.installation)
         self._networks = Networks(connection)
         self._accelerator = accelerator
         self._owners: dict[str, Owner | None] = {}
@@ -208,6 +210,7 @@ class LibvirtHost:
             seed=volumes.make_filled(seed_volume(domain, body), seed) if seed is not None else "",
             console=volumes.make_filled(console_volume(domain, body), b""),
             agent="" if self._is_privileged() else str(_agent_socket(domain)),
+            disks=self.disks.ensure(blueprint.disks, domain),
         )
 
     def start_machine(self, domain: str) -> None:

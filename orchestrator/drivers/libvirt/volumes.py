@@ -106,6 +106,11 @@ class Volumes:
             made = self.ensure_pool().createXML(render_overlay(name, capacity, volume.path()))
             return str(made.path())
 
+    def make_blank(self, name: str, size: int) -> str:
+        """A sparse raw volume of that many bytes; its path. One that is there is Conflict, and stays as it is."""
+        with translated(f"cannot make volume {name!r}"):
+            return str(self.ensure_pool().createXML(render_volume(name, size, "raw")).path())
+
     def make_filled(self, name: str, content: bytes, mode: str = "0600") -> str:
         """A fresh raw volume with that content; its path."""
         self.remove(name)
