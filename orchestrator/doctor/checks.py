@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from orchestrator.config.settings import HostSettings, Settings
+from orchestrator.doctor.finding import Finding
+from orchestrator.doctor.tpm import examine_authority
 from orchestrator.drivers.libvirt.accelerator import Accelerator
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.host import read_memory
@@ -27,16 +29,6 @@ _MIN_QEMU = (5, 2, 0)
 _MIN_HAPROXY = (2, 6)
 _MIN_DISK = 5 * 2**30
 _MIN_MEMORY = 2**30
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check's outcome: `level` is ok, warning or fault; `fix` is what to type or change."""
-
-    name: str
-    level: str
-    text: str
-    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,8 @@ def examine(subject: Subject) -> Iterator[Finding]:
             yield from _storage(subject, host)
             yield from _accelerator(subject, host)
             yield _memory(subject, host)
+            if host.uri.partition("?")[0] == "qemu:///system":
+                yield from examine_authority(f"TPMs on {host.name}")
     yield _program("qemu-img", "qemu-utils", "images cannot be inspected")
     yield _haproxy()
     yield from _network(subject)
