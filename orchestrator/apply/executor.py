@@ -127,6 +127,9 @@ class Executor:
         watch = SetupWatch(
             self._world.guest,
             self._agent(member),
+            # With restarts to come it would still show the result of the boot before.
+            (lambda: "") if wanted.spec.setup.restarts else (lambda: self.console_tail(member)),
+            self._uuid(member),
             self.guest_address(member),
             self._world.clock,
             self._installation.agent_grace,

@@ -1,12 +1,28 @@
-"""How the end of a guest's unattended setup is found out: by its agent where one answers, else by SSH."""
+"""How the end of a guest's unattended setup is found out: from its console, by its agent, else by SSH."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.apply.agent import GuestAgent
-from orchestrator.errors import AgentAbsent, ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed
-from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, setup_errors
+from orchestrator.errors import (
+    AgentAbsent,
+    ConnectionLost,
+    Interrupted,
+    NeverReady,
+    SetupFailed,
+    UnderstudyError,
+)
+from orchestrator.models.setup_result import (
+    OUTPUT_FILE,
+    RESULT_FILE,
+    TAIL_SIZE,
+    failure,
+    is_well_on_console,
+    setup_errors,
+)
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 
@@ -15,20 +31,25 @@ _LOOK = 0.05
 
 @dataclass(frozen=True)
 class SetupWatch:
-    """One guest on its first boot. `grace`: seconds that an agent has to appear once SSH answers."""
+    """One guest on its first boot.
+
+    `console` gives the end of what its serial console has shown, `instance_id` is the one that its seed names.
+    `grace`: seconds that an agent has to appear once SSH answers.
+    """
 
     guest: Guest
     agent: GuestAgent
+    console: Callable[[], str]
+    instance_id: str
     where: GuestAddress
     clock: Clock
     grace: float
 
     def await_end(self, patience: Patience) -> None:
         """Raises SetupFailed, NeverReady or Interrupted."""
-        heard = self._hear_agent(patience)
-        if heard is not None:
+        if self._hears(patience):
             try:
-                self._judge(heard or self._await_result(patience))
+                self._await_result(patience)
                 return
             except AgentAbsent:
                 pass
@@ -48,41 +69,41 @@ class SetupWatch:
             else:
                 return shell
 
-    def _hear_agent(self, patience: Patience) -> str | None:
-        """What an agent that is there by the time that SSH answers, or soon after, reads: the result, or nothing
-        yet. None without an agent."""
-        heard: list[str] = []
+    def _hears(self, patience: Patience) -> bool:
+        """By the time that SSH answers, or soon after: there is an agent, or the console has told the end."""
+        heard: list[bool] = []
 
-        def is_there() -> bool:
-            try:
-                result = self.agent.read_file(RESULT_FILE)
-                if not result and not self.agent.can_read_files():
-                    return False
-            except GuestError:
-                return False
-            heard.append(result)
-            return True
+        def hears() -> bool:
+            if self._is_well() or self.agent.can_read_files():
+                heard.append(True)
+            return bool(heard)
 
-        or_agent = Patience(patience.deadline, lambda: patience.is_cancelled() or is_there())
+        or_heard = Patience(patience.deadline, lambda: patience.is_cancelled() or hears())
         try:
-            self.guest.await_ssh(self.where, or_agent)
+            self.guest.await_ssh(self.where, or_heard)
             end = min(self.clock.monotonic() + self.grace, patience.deadline)
             while self.clock.monotonic() < end:
-                self._rest(or_agent)
+                self._rest(or_heard)
         except Interrupted:
             if patience.is_cancelled():
                 raise
-            return heard[-1]
-        return None
+        return bool(heard)
 
-    def _await_result(self, patience: Patience) -> str:
-        while True:
+    def _await_result(self, patience: Patience) -> None:
+        while not self._is_well():
             result = self.agent.read_file(RESULT_FILE)
             if result:
-                return result
+                self._judge(result)
+                return
             if self.clock.monotonic() >= patience.deadline:
                 raise NeverReady(f"setup of {self.where.name} did not end in time")
             self._rest(patience)
+
+    def _is_well(self) -> bool:
+        """A failure is left to the agent or SSH, which know the output, too."""
+        with contextlib.suppress(UnderstudyError):
+            return is_well_on_console(self.console(), self.instance_id)
+        return False
 
     def _judge(self, result: str) -> None:
         errors = setup_errors(result)

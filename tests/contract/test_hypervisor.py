@@ -23,7 +23,7 @@ from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import Conflict, HostError, NotFound
 from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.members import Image
-from orchestrator.models.naming import drive_volume, local_volume
+from orchestrator.models.naming import console_volume, drive_volume, local_volume
 from orchestrator.models.sightings import MachineSighting, Power
 from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
@@ -53,6 +53,9 @@ class Lab(Protocol):
     def size_of(self, volume: str) -> int:
         """In bytes."""
 
+    def say(self, domain: str, text: str) -> None:
+        """Appended to what its serial console has shown."""
+
 
 class FakeLab:
     def __init__(self, image_file: Path) -> None:
@@ -81,6 +84,9 @@ class FakeLab:
 
     def size_of(self, volume: str) -> int:
         return self.fake.disks.sizes[volume]
+
+    def say(self, domain: str, text: str) -> None:
+        self.fake.say(domain, text)
 
 
 class LibvirtLab:
@@ -121,6 +127,10 @@ class LibvirtLab:
 
     def size_of(self, volume: str) -> int:
         return Path(self._volumes.path_of(volume)).stat().st_size
+
+    def say(self, domain: str, text: str) -> None:
+        with Path(self._volumes.path_of(console_volume(domain, 1))).open("a", encoding="utf-8") as log:
+            log.write(text)
 
     def _virsh(self, *arguments: str) -> int:
         return subprocess.run(["virsh", "-c", self.uri, *arguments], capture_output=True, check=False).returncode
@@ -319,6 +329,15 @@ def test_a_domain_of_somebody_else_is_neither_seen_nor_touched(lab: Lab, bluepri
 
 def test_console_of_nothing_is_empty(lab: Lab, blueprint: Blueprint) -> None:
     assert lab.hypervisor.console_tail(blueprint.domain, 1) == ""
+
+
+def test_the_end_of_a_console_is_what_it_has_shown_last(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.say(blueprint.domain, "".join(f"line {number}\r\n" for number in range(1000)))
+    assert lab.hypervisor.console_tail(blueprint.domain, 1, size=15) == "998\nline 999"
+    lab.say(blueprint.domain, "the last one\r\n")
+    assert lab.hypervisor.console_tail(blueprint.domain, 1, size=17) == "9\nthe last one"
+    assert lab.hypervisor.console_tail(blueprint.domain, 1, size=2**20).endswith("line 999\nthe last one")
 
 
 def test_subscribers_are_told_of_changes(lab: Lab, blueprint: Blueprint) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,14 +14,15 @@ from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady, SetupFailed
 from orchestrator.models.naming import domain_name
-from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, setup_errors
+from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, is_well_on_console, setup_errors
 from orchestrator.models.steps import Effect, EffectKind
-from orchestrator.ports.guest import Patience
+from orchestrator.ports.guest import Guest, Patience
 from tests.builders import PREFIX
 from tests.fakes import FakeGuest, FakeHypervisor
 from tests.unit.test_executor import Bench, make_bench
 
 WELL = '{"v1": {"datasource": "NoCloud", "errors": []}}'
+ID = "c0ffee00-0000-4000-8000-000000000001"  # the instance-id that the seed names
 ILL = '{"v1": {"errors": ["user-data ended with status 1"]}}'
 
 
@@ -35,14 +37,22 @@ class Case:
     def patience(self, seconds: float = 60.0, cancelled: bool = False) -> Patience:
         return Patience(self.bench.clock.monotonic() + seconds, lambda: cancelled)
 
+    def console_shows(self, text: str) -> None:
+        self.bench.host.say(self.bench.domain, text)
+
 
 @pytest.fixture
 def case(tmp_path: Any) -> Case:
     bench = make_bench(tmp_path)
     bench.perform(EffectKind.CREATE)
-    where = bench.executor.guest_address(bench.member)
     agent = GuestAgent(bench.host, domain_name(PREFIX, bench.member.name))
-    return Case(bench, SetupWatch(bench.guest, agent, where, bench.clock, grace=0.0))
+    return Case(bench, make_watch(bench, bench.guest, agent))
+
+
+def make_watch(bench: Bench, guest: Guest, agent: GuestAgent) -> SetupWatch:
+    where = bench.executor.guest_address(bench.member)
+    console = partial(bench.executor.console_tail, bench.member)
+    return SetupWatch(guest, agent, console, ID, where, bench.clock, grace=0.0)
 
 
 def test_an_agent_says_how_setup_ended_and_nobody_logs_in(case: Case) -> None:
@@ -60,6 +70,48 @@ def test_a_failed_setup_is_told_with_the_end_of_its_output(case: Case) -> None:
     case.agent_with({RESULT_FILE: ILL, OUTPUT_FILE: "E: no package named wbe\n"})
     with pytest.raises(SetupFailed, match="user-data ended with status 1\nE: no package named wbe"):
         case.watch.await_end(case.patience())
+
+
+def test_a_console_that_tells_the_result_is_enough(case: Case) -> None:
+    case.console_shows(f"understudy: result {ID} {WELL}\r\n[5.1] a service said this later\r\n")
+    case.watch.await_end(case.patience())
+    assert case.bench.guest.shells == []
+
+
+def test_a_failure_told_on_the_console_is_explained_by_the_agent(case: Case) -> None:
+    case.console_shows(f"understudy: result {ID} {ILL}\n")
+    case.agent_with({RESULT_FILE: ILL, OUTPUT_FILE: "E: no package named wbe\n"})
+    with pytest.raises(SetupFailed, match="user-data ended with status 1\nE: no package named wbe"):
+        case.watch.await_end(case.patience())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        WELL,
+        f"understudy: result {ID}",
+        f"understudy: result {ID} {WELL[:-1]}",
+        f"understudy: result {ID} {WELL}{WELL}",
+        f"understudy: result {ID} {ILL}",
+        f"understudy: result {ID[:-1]}2 {WELL}",
+        f"understudy: result {ID} {WELL}\nunderstudy: result {ID} {ILL}",
+    ],
+)
+def test_nothing_else_on_a_console_is_a_good_end(line: str) -> None:
+    assert not is_well_on_console(f"booting\n{line}\nlogin: ", ID)
+
+
+@pytest.mark.parametrize(("restarts", "logins"), [(0, 0), (1, 1)])
+def test_a_console_is_heard_where_no_restart_makes_its_result_old(
+    tmp_path: Any, restarts: int, logins: int
+) -> None:
+    bench = make_bench(tmp_path, setup={"restarts": restarts})
+    bench.perform(EffectKind.CREATE)
+    instance_id = bench.host.machines[bench.domain].blueprint.uuid
+    bench.host.say(bench.domain, f"understudy: result {instance_id} {WELL}\n")
+    bench.perform(EffectKind.PROVISION)
+    assert len(bench.guest.shells) == logins
 
 
 def test_a_setup_that_does_not_end_is_given_up_in_time(case: Case) -> None:
@@ -86,7 +138,7 @@ def test_an_agent_that_goes_away_leaves_it_to_ssh(case: Case) -> None:
     host.agents[case.bench.domain] = {RESULT_FILE: WELL}
     guest = FakeGuest(case.bench.clock, host)
     agent = GuestAgent(host, case.bench.domain)
-    SetupWatch(guest, agent, case.watch.where, case.bench.clock, grace=0.0).await_end(case.patience())
+    make_watch(case.bench, guest, agent).await_end(case.patience())
     assert len(guest.shells) == 1
 
 

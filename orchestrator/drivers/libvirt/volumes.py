@@ -152,7 +152,8 @@ class Volumes:
             return b""
         with translated(f"cannot read volume {name!r}"):
             stream = self._connection.get().newStream(0)
-            volume.download(stream, 0, 0, 0)
+            # Of a raw file, libvirt gives the size that it has now. It may have been rolled over since.
+            volume.download(stream, max(int(volume.info()[1]) - size, 0), 0, 0)
             tail = bytearray()
             while chunk := stream.recv(_CHUNK):
                 tail += chunk
