@@ -245,7 +245,7 @@ def test_what_cannot_be_reached_now_is_said_by_the_set(start: World) -> None:
 def test_without_room_the_set_says_what_is_missing_and_memory_is_never_overcommitted(start: World) -> None:
     booked = _committed(start)
     world = start
-    for _ in range(40):
+    for _ in range(120):
         world, made = after_turn(world)
         for host, memory in _committed(world).items():
             assert memory <= max(world.hosts[host].memory_total, booked.get(host, 0))
