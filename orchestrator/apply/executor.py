@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.disks import machine_disks, mount_disks
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
@@ -30,6 +31,7 @@ from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
 from orchestrator.render.unattend import UNATTEND_LABEL, render_unattend
 
 log = logging.getLogger("understudy.executor")
+_CONSOLE_BYTES = 16 * 1024  # as much as may be written between two looks at it
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,10 @@ class Executor:
         member = domain.removeprefix(domain_name(self._installation.prefix, ""))
         self._host(host).disks.remove_local_storage(member)
 
-    def console_tail(self, member: Member) -> str:
-        """The end of the machine's serial console log, for the reason of a failure."""
+    def console_tail(self, member: Member, size: int = 1500) -> str:
+        """The end of the machine's serial console log, for the reason of a failure; `size` in bytes."""
         domain = domain_name(self._installation.prefix, member.name)
-        return self._host(member.host).console_tail(domain, member.incarnation, size=1500)
+        return self._host(member.host).console_tail(domain, member.incarnation, size)
 
     # ---- effects -----------------------------------------------------------------------------------------
 
@@ -127,9 +129,7 @@ class Executor:
         watch = SetupWatch(
             self._world.guest,
             self._agent(member),
-            # With restarts to come it would still show the result of the boot before.
-            (lambda: "") if wanted.spec.setup.restarts else (lambda: self.console_tail(member)),
-            self._uuid(member),
+            self._setup_console(member, wanted),
             self.guest_address(member),
             self._world.clock,
             self._installation.agent_grace,
@@ -144,6 +144,13 @@ class Executor:
             self._run_steps(shell, member, wanted, (patience, tell))
         finally:
             shell.close()
+
+    def _setup_console(self, member: Member, wanted: ScaleSet) -> SetupConsole:
+        # Where setup restarts the guest, it would still show the result of the boot before.
+        is_heard = not wanted.spec.setup.restarts
+        return SetupConsole(
+            lambda: self.console_tail(member, _CONSOLE_BYTES) if is_heard else "", self._uuid(member)
+        )
 
     def _run_steps(
         self, shell: GuestShell, member: Member, wanted: ScaleSet, manner: tuple[Patience, Tell]

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from orchestrator.apply.agent import GuestAgent
-from orchestrator.errors import (
-    AgentAbsent,
-    ConnectionLost,
-    Interrupted,
-    NeverReady,
-    SetupFailed,
-    UnderstudyError,
-)
-from orchestrator.models.setup_result import (
-    OUTPUT_FILE,
-    RESULT_FILE,
-    TAIL_SIZE,
-    failure,
-    is_well_on_console,
-    setup_errors,
-)
+from orchestrator.apply.console import SetupConsole
+from orchestrator.errors import AgentAbsent, ConnectionLost, Interrupted, NeverReady, SetupFailed
+from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, setup_errors
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 
 _LOOK = 0.05
+_RARELY = 1.0
 
 
 @dataclass(frozen=True)
 class SetupWatch:
-    """One guest on its first boot.
-
-    `console` gives the end of what its serial console has shown, `instance_id` is the one that its seed names.
-    `grace`: seconds that an agent has to appear once SSH answers.
-    """
+    """One guest on its first boot. `grace`: seconds that an agent has to appear once SSH answers."""
 
     guest: Guest
     agent: GuestAgent
-    console: Callable[[], str]
-    instance_id: str
+    console: SetupConsole
     where: GuestAddress
     clock: Clock
     grace: float
@@ -70,11 +51,12 @@ class SetupWatch:
                 return shell
 
     def _hears(self, patience: Patience) -> bool:
-        """By the time that SSH answers, or soon after: there is an agent, or the console has told the end."""
+        """By the time that SSH answers, or soon after: the console tells or will tell, or there is an agent."""
         heard: list[bool] = []
 
         def hears() -> bool:
-            if self._is_well() or self.agent.can_read_files():
+            self.console.listen()
+            if self.console.has_promised or self.console.is_well or self.agent.can_read_files():
                 heard.append(True)
             return bool(heard)
 
@@ -90,20 +72,28 @@ class SetupWatch:
         return bool(heard)
 
     def _await_result(self, patience: Patience) -> None:
-        while not self._is_well():
-            result = self.agent.read_file(RESULT_FILE)
-            if result:
-                self._judge(result)
-                return
+        """Raises AgentAbsent if nobody is there to tell it."""
+        asked_at = self.clock.monotonic()
+        while not self.console.is_well:
+            # Whatever else is written there may have hidden the console's word.
+            if not self.console.will_tell or self.clock.monotonic() >= asked_at + _RARELY:
+                asked_at = self.clock.monotonic()
+                result = self._read_result()
+                if result:
+                    self._judge(result)
+                    return
             if self.clock.monotonic() >= patience.deadline:
                 raise NeverReady(f"setup of {self.where.name} did not end in time")
             self._rest(patience)
+            self.console.listen()
 
-    def _is_well(self) -> bool:
-        """A failure is left to the agent or SSH, which know the output, too."""
-        with contextlib.suppress(UnderstudyError):
-            return is_well_on_console(self.console(), self.instance_id)
-        return False
+    def _read_result(self) -> str:
+        try:
+            return self.agent.read_file(RESULT_FILE)
+        except AgentAbsent:
+            if self.console.will_tell:
+                return ""
+            raise
 
     def _judge(self, result: str) -> None:
         errors = setup_errors(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,8 @@ def runtime() -> Runtime:
     from orchestrator.config.paths import default_state_dir
     from orchestrator.daemon.runtime import Runtime
 
+    gc.freeze()  # what is loaded now stays
+    gc.enable()
     return Runtime(Choice.state_dir or default_state_dir())
 
 

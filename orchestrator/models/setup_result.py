@@ -8,8 +8,10 @@ RESULT_FILE = "/run/cloud-init/result.json"
 """Written at the end of every boot, on a file system that no boot outlives."""
 OUTPUT_FILE = "/var/log/cloud-init-output.log"
 TAIL_SIZE = 2000
-CONSOLE_MARK = "understudy: result"
-"""Begins a line of the serial console, before the instance-id and the content of result.json."""
+CONSOLE_PROMISE = "understudy: result to follow"
+"""What a guest shows on its serial console as it boots, if it will tell the result there."""
+CONSOLE_MARK = "understudy: result of"
+"""Begins that line, before the instance-id and the content of result.json."""
 
 
 def setup_errors(result: str) -> list[str]:
@@ -21,14 +23,14 @@ def setup_errors(result: str) -> list[str]:
         return [f"the setup result is not readable: {plain(result)[:200]}"]
 
 
-def is_well_on_console(text: str, instance_id: str) -> bool:
-    """Whether a guest has told on its console that its setup ended without errors.
+def told_on_console(text: str, instance_id: str) -> str | None:
+    """The last result that a guest has told on its console, if any.
 
-    Only for this instance-id: other lines may be an operator's script's. A line cut short is no JSON.
+    That of this instance-id only: other lines may be an operator's script's. One cut short is no JSON.
     """
     mark = f"{CONSOLE_MARK} {instance_id} "
     told = [line.partition(mark)[2] for line in text.splitlines() if mark in line]
-    return bool(told) and setup_errors(told[-1]) == []
+    return told[-1] if told else None
 
 
 def plain(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.setup import SetupWatch
-from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady, SetupFailed
+from orchestrator.errors import AgentAbsent, GuestError, HostUnreachable, Interrupted, NeverReady, SetupFailed
 from orchestrator.models.naming import domain_name
-from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, is_well_on_console, setup_errors
+from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, setup_errors
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.ports.guest import Guest, Patience
 from tests.builders import PREFIX
@@ -37,6 +38,19 @@ class Case:
     def patience(self, seconds: float = 60.0, cancelled: bool = False) -> Patience:
         return Patience(self.bench.clock.monotonic() + seconds, lambda: cancelled)
 
+    def after_seconds(self, seconds: float, happens: Callable[[], None]) -> None:
+        """Time passes whenever somebody rests; it happens when the console is next read after that."""
+        clock, read = self.bench.clock, self.watch.console.read
+        clock.hurry, due = 0.2, [clock.monotonic() + seconds]
+
+        def read_then() -> str:
+            if due and clock.monotonic() >= due[0]:
+                due.clear()
+                happens()
+            return read()
+
+        self.watch.console.read = read_then
+
     def console_shows(self, text: str) -> None:
         self.bench.host.say(self.bench.domain, text)
 
@@ -52,7 +66,7 @@ def case(tmp_path: Any) -> Case:
 def make_watch(bench: Bench, guest: Guest, agent: GuestAgent) -> SetupWatch:
     where = bench.executor.guest_address(bench.member)
     console = partial(bench.executor.console_tail, bench.member)
-    return SetupWatch(guest, agent, console, ID, where, bench.clock, grace=0.0)
+    return SetupWatch(guest, agent, SetupConsole(console, ID), where, bench.clock, grace=0.0)
 
 
 def test_an_agent_says_how_setup_ended_and_nobody_logs_in(case: Case) -> None:
@@ -73,13 +87,13 @@ def test_a_failed_setup_is_told_with_the_end_of_its_output(case: Case) -> None:
 
 
 def test_a_console_that_tells_the_result_is_enough(case: Case) -> None:
-    case.console_shows(f"understudy: result {ID} {WELL}\r\n[5.1] a service said this later\r\n")
+    case.console_shows(f"understudy: result of {ID} {WELL}\r\n[5.1] a service said this later\r\n")
     case.watch.await_end(case.patience())
     assert case.bench.guest.shells == []
 
 
 def test_a_failure_told_on_the_console_is_explained_by_the_agent(case: Case) -> None:
-    case.console_shows(f"understudy: result {ID} {ILL}\n")
+    case.console_shows(f"understudy: result of {ID} {ILL}\n")
     case.agent_with({RESULT_FILE: ILL, OUTPUT_FILE: "E: no package named wbe\n"})
     with pytest.raises(SetupFailed, match="user-data ended with status 1\nE: no package named wbe"):
         case.watch.await_end(case.patience())
@@ -90,16 +104,54 @@ def test_a_failure_told_on_the_console_is_explained_by_the_agent(case: Case) -> 
     [
         "",
         WELL,
-        f"understudy: result {ID}",
-        f"understudy: result {ID} {WELL[:-1]}",
-        f"understudy: result {ID} {WELL}{WELL}",
-        f"understudy: result {ID} {ILL}",
-        f"understudy: result {ID[:-1]}2 {WELL}",
-        f"understudy: result {ID} {WELL}\nunderstudy: result {ID} {ILL}",
+        f"understudy: result of {ID}",
+        f"understudy: result of {ID} {WELL[:-1]}",
+        f"understudy: result of {ID} {WELL}{WELL}",
+        f"understudy: result of {ID} {ILL}",
+        f"understudy: result of {ID[:-1]}2 {WELL}",
+        f"understudy: result of {ID} {WELL}\nunderstudy: result of {ID} {ILL}",
     ],
 )
 def test_nothing_else_on_a_console_is_a_good_end(line: str) -> None:
-    assert not is_well_on_console(f"booting\n{line}\nlogin: ", ID)
+    console = SetupConsole(lambda: f"booting\n{line}\nlogin: ", ID)
+    console.listen()
+    assert not console.is_well
+
+
+def test_a_console_that_will_tell_is_waited_for_without_a_login(case: Case) -> None:
+    case.console_shows("understudy: result to follow\n")
+    case.after_seconds(3.0, lambda: case.console_shows(f"understudy: result of {ID} {WELL}\n"))
+    case.watch.await_end(case.patience())
+    assert case.bench.guest.shells == []
+
+
+def test_a_console_that_told_of_a_failure_leaves_its_words_to_ssh(case: Case) -> None:
+    case.console_shows(f"understudy: result to follow\nunderstudy: result of {ID} {ILL}\n")
+    case.watch.await_end(case.patience())
+    assert [shell.is_closed for shell in case.bench.guest.shells] == [True]
+
+
+def test_a_word_that_was_lost_among_others_is_had_from_the_agent(case: Case) -> None:
+    case.console_shows("understudy: result to follow\n")
+    case.after_seconds(3.0, lambda: case.agent_with({RESULT_FILE: WELL}))
+    case.watch.await_end(case.patience())
+    assert case.bench.guest.shells == []
+
+
+def test_a_console_that_does_not_keep_its_promise_is_given_up_in_time(case: Case) -> None:
+    case.console_shows("understudy: result to follow\n")
+    case.bench.clock.hurry = 0.2
+    with pytest.raises(NeverReady, match="setup of web-00001 did not end in time"):
+        case.watch.await_end(case.patience(seconds=5.0))
+
+
+def test_a_console_that_cannot_be_read_has_told_nothing() -> None:
+    def read() -> str:
+        raise HostUnreachable("no connection")
+
+    console = SetupConsole(read, ID)
+    console.listen()
+    assert (console.has_promised, console.is_well) == (False, False)
 
 
 @pytest.mark.parametrize(("restarts", "logins"), [(0, 0), (1, 1)])
@@ -109,7 +161,7 @@ def test_a_console_is_heard_where_no_restart_makes_its_result_old(
     bench = make_bench(tmp_path, setup={"restarts": restarts})
     bench.perform(EffectKind.CREATE)
     instance_id = bench.host.machines[bench.domain].blueprint.uuid
-    bench.host.say(bench.domain, f"understudy: result {instance_id} {WELL}\n")
+    bench.host.say(bench.domain, f"understudy: result of {instance_id} {WELL}\n")
     bench.perform(EffectKind.PROVISION)
     assert len(bench.guest.shells) == logins
 
