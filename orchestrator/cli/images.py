@@ -110,7 +110,14 @@ def _add_url(name: str, url: str, sha256: str) -> Image:
 
 @app.command("list")
 def list_(json_: JsonOption = False) -> None:
-    """List images."""
+    """List images.
+
+    Examples:
+
+      understudy image list
+
+      understudy image list --json
+    """
     with opened() as runtime:
         images = runtime.store.list_images()
         if json_:
@@ -128,7 +135,14 @@ def list_(json_: JsonOption = False) -> None:
 
 @app.command()
 def show(ref: RefArgument, json_: JsonOption = False) -> None:
-    """Show one image and who uses it."""
+    """Show one image and who uses it.
+
+    Examples:
+
+      understudy image show web
+
+      understudy image show web:1 --json
+    """
     with opened() as runtime:
         image = _get(runtime, ref)
         snapshot = runtime.store.snapshot()

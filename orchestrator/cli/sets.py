@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.context import TimeoutOption, opened, say, seconds
+from orchestrator.cli.context import JsonOption, TimeoutOption, opened, print_json, say, seconds
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def apply(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Scale set file (YAML).")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and why.")] = False,
     timeout: TimeoutOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Declare the scale sets of FILE and bring the world to match.
 
@@ -34,6 +35,8 @@ def apply(
 
       understudy apply web.yaml --dry-run
 
+      understudy apply web.yaml --dry-run --json
+
       understudy apply web.yaml --timeout 20min
     """
     from orchestrator.config.scaleset_file import load_scale_sets
@@ -41,10 +44,12 @@ def apply(
     from orchestrator.service import declare
 
     limit = seconds(timeout)
+    if json_ and not dry_run:
+        raise SpecError("--json goes with --dry-run only", f"run: understudy apply {file} --dry-run --json")
     specs = load_scale_sets(file)
     with opened() as runtime:
         if dry_run:
-            _preview(runtime, specs)
+            _preview(runtime, specs, json_)
             return
         around = runtime.surroundings()
         runtime.paths.ensure()
@@ -73,7 +78,7 @@ def _forget_unneeded_secrets(runtime: Runtime) -> None:
         prune_secrets([one.spec for one in runtime.store.snapshot().sets], runtime.paths.secrets)
 
 
-def _preview(runtime: Runtime, specs: list[ScaleSetSpec]) -> None:
+def _preview(runtime: Runtime, specs: list[ScaleSetSpec], as_json: bool) -> None:
     """What a dry run prints; the uploads are packed aside, only to know their digests."""
     from orchestrator.service import declare
 
@@ -82,12 +87,16 @@ def _preview(runtime: Runtime, specs: list[ScaleSetSpec]) -> None:
     installation = (runtime.settings.prefix, runtime.limits)
     with tempfile.TemporaryDirectory(prefix="preview-", dir=runtime.paths.work) as aside:
         packed = [_packed(runtime, spec, Path(aside), None) for spec in specs]
+    previews = []
     for spec in packed:
         plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
-        count = len(plan.steps)
-        say(f"{spec.name}: {count} steps to begin with" if count else f"{spec.name}: nothing to do")
-        for step in plan.steps:
-            say(f"  {step.reason}")
+        previews.append({"name": spec.name, "steps": [{"reason": step.reason} for step in plan.steps]})
+        if not as_json:
+            count = len(plan.steps)
+            words = f"{count} step{'s' if count > 1 else ''} to begin with" if count else "nothing to do"
+            say("\n  ".join([f"{spec.name}: {words}", *(step.reason for step in plan.steps)]))
+    if as_json:
+        print_json(previews)
 
 
 def scale(
@@ -117,7 +126,7 @@ class State(enum.StrEnum):
     hibernated = "hibernated"
 
 
-def pool(
+def pool(  # noqa: PLR0913 - one for each option
     name: SetArgument,
     max_ready: Annotated[
         int | None, typer.Option("--max-ready", min=0, help="Instances and reserve together.")
@@ -128,12 +137,17 @@ def pool(
     state: Annotated[State | None, typer.Option("--state", help="How ready members are parked.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Give the pool up.")] = False,
     timeout: TimeoutOption = None,
+    json_: JsonOption = False,
 ) -> None:
     """Create, resize, change or delete a set's standby pool. Without options, show it.
 
     The pool holds max(min_ready, max_ready - instances) members.
 
     Examples:
+
+      understudy pool web
+
+      understudy pool web --json
 
       understudy pool web --max-ready 6 --min-ready 1
 
@@ -149,9 +163,11 @@ def pool(
     changes: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if delete and changes:
         raise SpecError("--delete goes alone", f"run: understudy pool {name} --delete")
+    if json_ and (delete or changes):
+        raise SpecError("--json shows the pool and changes nothing", f"run: understudy pool {name} --json")
     with opened() as runtime:
         if not delete and not changes:
-            show_pool(runtime, name)
+            show_pool(runtime, name, json_)
             return
         around = runtime.surroundings()
         if delete:

@@ -145,10 +145,12 @@ def _print_pool(pool: dict[str, Any]) -> None:
         say(f"    reason: {pool['reason']}")
 
 
-def show_pool(runtime: Runtime, name: str) -> None:
-    """`understudy pool SET` without options."""
+def show_pool(runtime: Runtime, name: str, as_json: bool) -> None:
+    """`understudy pool SET` without options; the JSON is `standby` of the status."""
     found = _read(runtime, name)[0]
-    if found["standby"] is None:
+    if as_json:
+        print_json(found["standby"])
+    elif found["standby"] is None:
         say(f"{name} has no standby pool; create one: understudy pool {name} --max-ready N")
     else:
         _print_pool(found["standby"])

@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from orchestrator.cli.main import app
 from tests.support.installation import Installation
 from tests.support.specs import web_set
 
@@ -109,6 +112,30 @@ def test_broken_settings_name_file_and_key(empty: Installation) -> None:
 
 
 def test_help_of_every_command_has_an_example(empty: Installation) -> None:
-    commands = "doctor apply status scale pool reimage restart remove delete events ssh console serve schema"
-    for command in commands.split():
-        assert f"understudy {command}" in empty.run(command, "--help")
+    root = get_command(app)
+    assert isinstance(root, TyperGroup)
+    assert len(root.commands) >= 19
+    for name, command in root.commands.items():
+        below = [f"{name} {one}" for one in command.commands] if isinstance(command, TyperGroup) else [name]
+        for words in below:
+            assert f"understudy {words}" in empty.run(*words.split(), "--help")
+
+
+def test_what_only_looks_speaks_json(empty_micro: Installation) -> None:
+    file = empty_micro.write("web.yaml", web_set(empty_micro, instances=0))
+    (previewed,) = empty_micro.json("apply", str(file), "--dry-run")
+    assert previewed == {"name": "web", "steps": [{"reason": "the load balancer is not running"}]}
+    assert "web: 1 step to begin with\n" in empty_micro.run("apply", str(file), "--dry-run")
+    assert "--dry-run" in empty_micro.run("apply", str(file), "--json", expect=2)
+    assert empty_micro.json("status") == []
+    empty_micro.run("apply", str(file))
+    assert empty_micro.json("apply", str(file), "--dry-run") == [{"name": "web", "steps": []}]
+    assert empty_micro.json("pool", "web") is None
+    empty_micro.run("pool", "web", "--max-ready", "0")
+    assert empty_micro.json("pool", "web") == empty_micro.status()["standby"]
+    assert "changes nothing" in empty_micro.run("pool", "web", "--max-ready", "1", "--json", expect=2)
+    assert empty_micro.json("pool", "web")["max_ready"] == 0
+    assert [one["ref"] for one in empty_micro.json("image", "list")] == ["micro:1"]
+    assert empty_micro.json("image", "show", "micro")["used_by"] == ["web"]
+    assert empty_micro.json("cost", "web")["standby"]["machines"] == 0
+    assert {one["kind"] for one in empty_micro.json_lines("events", "web")} >= {"set_declared", "settings_changed"}
