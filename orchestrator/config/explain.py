@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 # Keys of similar services that cannot mean here what they mean there (row B15): key -> why, and what to do.
 _SPOT = "machines here are never preempted, and a pool of preemptible ones would be no reserve: leave the key out"
 _ONE_DOMAIN = "a set has one fault domain in each zone; spread it with 'zones'"
-_ONE_PLACE = "a pool is where its set is, and belongs to who owns it: leave the key out"
+_ONE_PLACE = "a pool is on the hosts of its set, in no other region or host group: leave the key out"
+_ONE_OWNER = "a pool belongs to the owner of its set, and an installation has one owner: leave the key out"
 _FLEXIBLE = (
     "sets are flexible: instances are named and live one by one; a uniform set has no pool. Leave the key out"
 )
@@ -26,12 +28,23 @@ ELSEWHERE = {
     "region": _ONE_PLACE,
     "location": _ONE_PLACE,
     "host_group": _ONE_PLACE,
-    "owner": _ONE_PLACE,
-    "subscription": _ONE_PLACE,
+    "owner": _ONE_OWNER,
+    "tenant": _ONE_OWNER,
+    "subscription": _ONE_OWNER,
     "orchestration": _FLEXIBLE,
     "orchestration_mode": _FLEXIBLE,
     "standby_pools": "a set has one standby pool: 'standby', in several states by a mix of percentages",
+    "autoscale": (
+        "it is reserved and not there yet; it will go with a pool of any state, a running one too. "
+        "Leave the key out, and set 'instances' or run: understudy scale SET N"
+    ),
 }
+_OWN_DRIVE = "every instance gets a drive of its own, and no drive is attached to two: leave the key out"
+_OF_DRIVES = dict.fromkeys(
+    ("instance", "instances", "member", "members", "attach", "attached_to", "shared"), _OWN_DRIVE
+)
+_KINDS = {"tuple_type": "must be a list", "dict_type": "must be a mapping", "model_type": "must be a mapping"}
+_CAPITAL = re.compile("(?<=[a-z])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
         return Problem(where, _unknown_key(where, model))
     if item["type"] == "missing":
         return Problem(where[:-1], f"key {path!r} is missing")
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = _KINDS.get(str(item["type"])) or str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "value_error":
         return Problem(where, f"{path}: {message}" if path else message)
     return Problem(where, f"{path}: {message} (given: {item['input']!r})")
@@ -62,10 +75,12 @@ def _problem(item: dict[str, Any], model: type[BaseModel]) -> Problem:
 
 def _unknown_key(where: tuple[str | int, ...], model: type[BaseModel]) -> str:
     key = str(where[-1])
-    if key in ELSEWHERE:
-        return f"key {key!r} is refused: {ELSEWHERE[key]}"
+    meant = _CAPITAL.sub("_", key).lower()
+    why = (_OF_DRIVES.get(meant) if where[0] == "drives" else None) or ELSEWHERE.get(meant)
+    if why:
+        return f"key {key!r} is refused: {why}"
     known = _keys_at(model, where[:-1])
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(key, known, n=1)
     if nearest:
         return f"unknown key {key!r} (nearest: {nearest[0]!r})"
     return f"unknown key {key!r} (known: {', '.join(sorted(known))})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from orchestrator.cli.main import app
-from tests.support.installation import Installation
+from tests.support.installation import Installation, installation
 from tests.support.specs import web_set
 
 
@@ -36,6 +37,54 @@ def test_unknown_key_names_file_line_and_nearest_key(empty_micro: Installation) 
     said = refused(empty_micro, web_set(empty_micro, more="instnaces: 3\n"))
     assert f"{empty_micro.root}/web.yaml:" in said
     assert "unknown key 'instnaces' (nearest: 'instances')" in said
+
+
+BAD = [
+    ("standby: {state: {running: 20%, stopped: 70%}, max_ready: 4}", "the percentages add up to 90, not to 100"),
+    ("standby: {max_ready: 1, min_ready: 4}", "'min_ready' (4) is above 'max_ready' (1)"),
+    ("setup: {restarts: -1}", "setup.restarts: Input should be greater than or equal to 0 (given: -1)"),
+    ("setup: {steps: [{upload: {from: nosuch/, to: /srv}}]}", "cannot upload 'nosuch/'"),
+    (
+        "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt}}",
+        "open.txt is open to others (mode 0644)\n  (chmod 600 ",
+    ),
+    ("drives: [{name: d, size: 1GiB, mount: /d, instances: [web-1, web-2]}]", "no drive is attached to two"),
+    ("drives: [{name: d, size: 1GiB, mount: /d}, {name: d, size: 1GiB, mount: /e}]", "two drives are named 'd'"),
+    ("zones: [a, nowhere]", "no host is in zone 'nowhere' (zones: a)"),
+    ("setup: {timeout: 10}", "10 needs a number and a unit (ms, s, min, h, d)"),
+    ("setup: {timeout: 10m}", "'10m' has the unknown unit 'm' (known: ms, s, min, h, d)"),
+    ("hooks: {on_claim: [date], timeout: 1GiB}", "'1GiB' has the unknown unit 'GiB'"),
+    ("hooks: {on_claim: [date], timeout: 0s}", "hooks.timeout: Input should be greater than 0"),
+    ("stanby: {max_ready: 3}", "unknown key 'stanby' (nearest: 'standby')"),
+    ("spot: true", "machines here are never preempted"),
+    ("fault_domains: 3", "a set has one fault domain in each zone"),
+    ("standby: {max_ready: 1, region: north}", "a pool is on the hosts of its set"),
+    ("standby: {max_ready: 1, owner: anne}", "a pool belongs to the owner of its set"),
+    ("standby: [{max_ready: 1}, {max_ready: 2}]", "a set has one standby pool"),
+    ("orchestration: uniform", "sets are flexible"),
+    (
+        "autoscale: {max: 4}\nstandby: {state: running, max_ready: 4}",
+        "with a pool of any state, a running one too",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """An installation with a disk image, for tests that leave it as it is."""
+    with installation() as made:
+        disk = tmp_path_factory.mktemp("image") / "disk.qcow2"
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "64M"], check=True)
+        made.run("image", "add", "micro", str(disk))
+        made.write("open.txt", "secret\n").chmod(0o644)
+        yield made
+
+
+@pytest.mark.parametrize(("more", "words"), BAD)
+def test_what_cannot_be_meant_is_refused_in_its_own_words(bare: Installation, more: str, words: str) -> None:
+    said = refused(bare, f"kind: ScaleSet\nname: web\nimage: micro\ninstances: 1\n{more}\n")
+    assert words in said
+    assert bare.volumes() == []
 
 
 def test_unknown_image_names_the_command_that_makes_it(empty: Installation) -> None:

@@ -119,9 +119,19 @@ def test_an_unknown_key_is_refused_with_its_line_and_the_nearest_key(
         ("machine: {priority: spot}\n", "'priority' is refused: machines here are never preempted"),
         ("spot: true\n", "'spot' is refused: machines here are never preempted"),
         ("fault_domains: 3\n", "'fault_domains' is refused: a set has one fault domain in each zone"),
-        ("standby: {max_ready: 1, region: north}\n", "'region' is refused: a pool is where its set is"),
-        ("standby: {max_ready: 1, owner: anne}\n", "'owner' is refused: a pool is where its set is"),
+        ("platformFaultDomainCount: 3\n", "'platformFaultDomainCount' is refused: a set has one fault domain"),
+        ("standby: {max_ready: 1, region: north}\n", "'region' is refused: a pool is on the hosts of its set"),
+        ("standby: {max_ready: 1, owner: anne}\n", "'owner' is refused: a pool belongs to the owner of its set"),
         ("orchestration: uniform\n", "'orchestration' is refused: sets are flexible"),
+        ("orchestrationMode: Uniform\n", "'orchestrationMode' is refused: sets are flexible"),
+        (
+            "autoscale: {max: 4}\n",
+            "'autoscale' is refused: it is reserved and not there yet; it will go with a pool",
+        ),
+        (
+            "drives: [{name: data, size: 1GiB, mount: /d, instances: [web-1, web-2]}]\n",
+            "'instances' is refused: every instance gets a drive of its own, and no drive is attached to two",
+        ),
         ("standby: [{max_ready: 1}, {max_ready: 2}]\n", "standby: a set has one standby pool"),
         ("standby: {max_ready: 1}\nstandby: {max_ready: 2}\n", "key 'standby' is given twice"),
         ("standby_pools: []\n", "'standby_pools' is refused: a set has one standby pool"),
@@ -131,6 +141,21 @@ def test_what_similar_services_refuse_or_call_otherwise_has_its_own_words(
     tmp_path: Path, text: str, expected: str
 ) -> None:
     assert expected in complaint(tmp_path, HEAD + text)
+
+
+def test_what_is_nowhere_near_gets_no_nearest_key(tmp_path: Path) -> None:
+    assert "unknown key 'foo' (known: drives, " in complaint(tmp_path, HEAD + "foo: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hooks: {on_claim: date}\n", "web.yaml:4: hooks.on_claim: must be a list (given: 'date')"),
+        ("machine: small\n", "web.yaml:4: machine: must be a mapping (given: 'small')"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_in_words_of_the_file(tmp_path: Path, text: str, expected: str) -> None:
+    assert complaint(tmp_path, HEAD + text) == expected
 
 
 @pytest.mark.parametrize("text", ["name: again\n", 'instances: 1\n"instances": 2\n'])
@@ -168,7 +193,7 @@ def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("instances: two\n", 4, "instances: Input should be a valid integer (given: 'two')"),
         ("instances: -1\n", 4, "instances: Input should be greater than or equal to 0 (given: -1)"),
         ("instances: true\n", 4, "instances: Input should be a valid integer (given: True)"),
-        ("machine: 3\n", 4, "machine: Input should be a valid dictionary"),
+        ("machine: 3\n", 4, "machine: must be a mapping"),
         ("machine: {memory: 512}\n", 4, "machine.memory: 512 needs a number and a unit"),
         ("machine: {memory: 512MB}\n", 4, "machine.memory: '512MB' has the unknown unit 'MB'"),
         ("machine: {memory: 16MiB}\n", 4, "machine.memory: Input should be greater than or equal to"),
