@@ -145,9 +145,7 @@ def show(ref: RefArgument, json_: JsonOption = False) -> None:
     """
     with opened() as runtime:
         image = _get(runtime, ref)
-        snapshot = runtime.store.snapshot()
-        users = [one.name for one in snapshot.sets if one.image.ref == image.ref]
-        fields = {**_fields(image), "used_by": users}
+        fields = {**_fields(image), "used_by": runtime.store.image_users(image)}
         if json_:
             print_json(fields)
             return

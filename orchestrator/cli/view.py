@@ -54,14 +54,14 @@ def status(
 
 
 def _read(runtime: Runtime, name: str | None) -> list[dict[str, Any]]:
-    from orchestrator.service.declare import get_set
+    from orchestrator.service.declare import find_newer_image, get_set
     from orchestrator.service.status import set_status
 
     if name is not None:
         get_set(runtime.store, name)
     desired, observed, now = runtime.desired(), runtime.observe(), runtime.clock.now()
     return [
-        set_status(wanted, desired, observed, now)
+        set_status(wanted, desired, observed, now, find_newer_image(runtime.store, wanted))
         for wanted in desired.sets
         if name is None or wanted.name == name
     ]
@@ -84,8 +84,7 @@ def _print_set(one: dict[str, Any]) -> None:
         say(f"  reason: {one['reason']}")
     if one["health"] != "healthy":
         say(f"  {one['health']}: {one['health_reason']}")
-    if one["rollout"]["state"] != "none":
-        _print_rollout(one["rollout"])
+    _print_drift(one)
     for endpoint in one["endpoints"]:
         say(f"  endpoint {endpoint['name']}: {endpoint['address']}:{endpoint['port']}")
     if one["standby"]:
@@ -124,6 +123,13 @@ _ROLLOUT_WORDS = {
     "paused": "paused",
     "stopped": "stopped",
 }
+
+
+def _print_drift(one: dict[str, Any]) -> None:
+    if one["newer_image"]:
+        say(f"  image {one['newer_image']} is newer: applying the file again rolls it out")
+    if one["rollout"]["state"] != "none":
+        _print_rollout(one["rollout"])
 
 
 def _print_rollout(rollout: dict[str, Any]) -> None:

@@ -155,7 +155,7 @@ def plan_rollout(view: SetView, in_place: bool) -> Rollout:
     held = Turnover(is_on=True, spare=0 if in_place else min(surge, len(staying)))
     failed = _find_failed(view)
     if failed is not None:
-        return _stopped(view.wanted, failed, held)
+        return _stopped(view.wanted, failed, outdated, held)
     if not _is_pool_renewed(view):
         return Rollout(RolloutState.POOL, held)
     ready = [one for one in staying if one.request is None and view.powers[one.name] is not Power.UNKNOWN]
@@ -189,13 +189,16 @@ def _find_failed(view: SetView) -> Member | None:
     return min(failed, key=lambda one: (one.role is not Role.INSTANCE, one.created_at, one.name), default=None)
 
 
-def _stopped(wanted: ScaleSet, failed: Member, held: Turnover) -> Rollout:
+def _stopped(wanted: ScaleSet, failed: Member, outdated: list[Member], held: Turnover) -> Rollout:
     times = f"{failed.name} failed {failed.failures} times"
     if failed.phase is Phase.FAILED:
         words = f"{failed.name} failed: {failed.reason.partition(chr(10))[0]}"
     else:
         words = f"{times} and is tried again"
     stuck = f"the rollout of {wanted.name} is stopped, as {times}; to go back, apply the file of before"
+    if ":" not in wanted.spec.image and any(one.image_digest != wanted.image.digest for one in outdated):
+        # The same file would take the newest image again.
+        stuck += f" with the version of its image (not 'image: {wanted.spec.image}')"
     return Rollout(RolloutState.STOPPED, held, words, MemberPlan(waiting=stuck, is_stuck=True))
 
 

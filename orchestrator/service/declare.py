@@ -46,6 +46,12 @@ def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
     return image, model_digest(spec, image.digest)
 
 
+def find_newer_image(store: Store, wanted: ScaleSet) -> Image | None:
+    """The version that applying the same file would roll out; None if that is the one the set has."""
+    newest = store.find_image(wanted.spec.image)
+    return newest if newest is not None and newest.version > wanted.image.version else None
+
+
 def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
     """Declare the set; False if nothing changed. Raises SpecError, NotFound or Conflict before any write."""
     check_all(store, [spec], around)

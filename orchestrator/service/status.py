@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from orchestrator.lifecycle.table import AT_REST, OFF
-from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name, drive_volume
 from orchestrator.models.sightings import Observed, Power
 from orchestrator.models.steps import Note, set_of
@@ -28,14 +28,17 @@ from orchestrator.planner.world import sighting_of
 _POWERS = {Power.CRASHED: "stopped", Power.ABSENT: "stopped"}
 
 
-def set_status(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> dict[str, Any]:
-    """One scale set; keys as published in docs/status.md."""
+def set_status(
+    wanted: ScaleSet, desired: Desired, observed: Observed, now: float, newer: Image | None = None
+) -> dict[str, Any]:
+    """One scale set; keys as published in docs/status.md. `newer`: the image that its file would roll out."""
     members = [member for member in desired.members if member.set_name == wanted.name]
     rows = [_member(member, wanted, desired, observed) for member in members]
     serving = [row for row in rows if row["phase"] == "in_service" and row["role"] == "instance"]
     return {
         "name": wanted.name,
         "image": wanted.image.ref,
+        "newer_image": newer.ref if newer else None,
         "model": wanted.model,
         "converged": is_converged(wanted, desired, observed, now),
         "deleting": wanted.deleting,

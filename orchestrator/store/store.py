@@ -108,23 +108,18 @@ class Store:
             connection.execute(insert(images).values(**vars(image)))
             return image
 
+    def image_users(self, image: Image) -> list[str]:
+        """Names of the sets and members for which it may not be removed, sorted."""
+        with self.database.read() as connection:
+            return _users(connection, image)
+
     def remove_image(self, image: Image) -> None:
         """Raises Conflict naming who uses it."""
         with self.database.write() as connection:
-            by_set = (sets.c.image_name == image.name) & (sets.c.image_version == image.version)
-            users = [row.name for row in connection.execute(select(sets.c.name).where(by_set))]
-            twin = connection.execute(
-                select(images.c.version).where(
-                    (images.c.digest == image.digest)
-                    & ((images.c.name != image.name) | (images.c.version != image.version))
-                )
-            ).first()
-            if twin is None:
-                query = select(members.c.name).where(members.c.image_digest == image.digest)
-                users += [row.name for row in connection.execute(query)]
+            users = _users(connection, image)
             if users:
                 raise Conflict(
-                    f"image {image.ref!r} is in use by {', '.join(sorted(users))}",
+                    f"image {image.ref!r} is in use by {', '.join(users)}",
                     "delete or update what uses it first",
                 )
             key = (images.c.name == image.name) & (images.c.version == image.version)
@@ -281,3 +276,16 @@ def _first_one_alone(file: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot use the store {file}: {error.strerror}", "check its directory's rights"
         ) from error
+
+
+def _users(connection: Connection, image: Image) -> list[str]:
+    """Sets that are declared on it, and members made from it unless another version has the same content."""
+    by_set = (sets.c.image_name == image.name) & (sets.c.image_version == image.version)
+    users = [row.name for row in connection.execute(select(sets.c.name).where(by_set))]
+    twin = (images.c.digest == image.digest) & (
+        (images.c.name != image.name) | (images.c.version != image.version)
+    )
+    if connection.execute(select(images.c.version).where(twin)).first() is None:
+        query = select(members.c.name).where(members.c.image_digest == image.digest)
+        users += [row.name for row in connection.execute(query)]
+    return sorted(users)

@@ -188,3 +188,19 @@ def test_what_only_looks_speaks_json(empty_micro: Installation) -> None:
     assert empty_micro.json("image", "show", "micro")["used_by"] == ["web"]
     assert empty_micro.json("cost", "web")["standby"]["machines"] == 0
     assert {one["kind"] for one in empty_micro.json_lines("events", "web")} >= {"set_declared", "settings_changed"}
+
+
+def test_a_newer_version_of_the_image_is_told_until_it_is_applied(empty_micro: Installation) -> None:
+    file = empty_micro.write("web.yaml", web_set(empty_micro, instances=0))
+    empty_micro.run("apply", str(file))
+    assert empty_micro.status()["newer_image"] is None
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(empty_micro.root / "two"), "80M"], check=True)
+    empty_micro.run("image", "add", "micro", str(empty_micro.root / "two"))
+    status = empty_micro.status()
+    assert (status["image"], status["newer_image"]) == ("micro:1", "micro:2")
+    assert "image micro:2 is newer: applying the file again rolls it out" in empty_micro.run("status", "web")
+    assert "nothing to remove" in empty_micro.run("image", "prune")
+    empty_micro.run("apply", str(file))
+    status = empty_micro.status()
+    assert (status["image"], status["newer_image"]) == ("micro:2", None)
+    assert "micro:1 is removed" in empty_micro.run("image", "prune")

@@ -389,6 +389,16 @@ def test_two_failures_stop_the_rollout_with_the_first_line_and_how_to_go_back() 
     )
 
 
+@pytest.mark.parametrize(("image", "is_told"), [("micro", True), ("micro:1", False)])
+def test_going_back_to_an_older_image_needs_its_version(image: str, is_told: bool) -> None:
+    wanted = rolling(2, RolloutLevel.STOPPED, image=image)
+    members = [*old(wanted, 2, image_digest="d0" * 32), failed(wanted, 3, 2)]
+    (settle,) = steps_for(wanted, members)
+    assert isinstance(settle, Settle)
+    words = "apply the file of before with the version of its image (not 'image: micro')"
+    assert (words in settle.stuck) is is_told
+
+
 def test_while_what_failed_is_tried_again_the_rollout_stays_stopped() -> None:
     wanted = rolling(3)
     again = failed(wanted, 9, 2, phase=Phase.PROVISIONING)

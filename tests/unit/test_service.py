@@ -289,12 +289,18 @@ def test_applying_a_file_without_a_version_takes_the_newest_image(storage: Stora
     before = declare.get_set(storage.store, "web")
     storage.store.add_image("micro", lambda version: replace(storage.image, version=version, digest="d2" * 32))
     assert declare.get_set(storage.store, "web").image == before.image
+    newer = declare.find_newer_image(storage.store, before)
+    assert newer is not None
+    assert newer.ref == "micro:2"
     assert declare.apply(storage.store, make_spec(), around())
     after = declare.get_set(storage.store, "web")
     assert after.image.ref == "micro:2"
+    assert declare.find_newer_image(storage.store, after) is None
     assert after.model != before.model
     declare.apply(storage.store, make_spec(image="micro:1"), around())
-    assert declare.get_set(storage.store, "web").model == before.model
+    held = declare.get_set(storage.store, "web")
+    assert held.model == before.model
+    assert declare.find_newer_image(storage.store, held) is None
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------

@@ -62,9 +62,10 @@ def status(wanted: ScaleSet, members: list[Member], observed: Observed | None = 
 def test_a_set_as_declared_has_the_published_shape() -> None:
     said = status(POOLED, [*SERVING, *SPARES])
     assert json.loads(json.dumps(said)) == said
-    assert {key: said[key] for key in ("name", "image", "converged", "deleting", "reason")} == {
+    assert {key: said[key] for key in ("name", "image", "newer_image", "converged", "deleting", "reason")} == {
         "name": "web",
         "image": "micro:1",
+        "newer_image": None,
         "converged": True,
         "deleting": False,
         "reason": "",

@@ -272,6 +272,8 @@ def test_an_image_that_a_machine_was_made_from_cannot_be_removed(storage: Storag
     newer = add(storage)
     spec = make_spec()
     storage.store.declare_set(spec, newer, "another model")
+    assert storage.store.image_users(storage.image) == [member.name]
+    assert storage.store.image_users(newer) == ["web"]
     with pytest.raises(Conflict, match=member.name):
         storage.store.remove_image(storage.image)
 
