@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from orchestrator.errors import Conflict, NotFound, StoreError
+from orchestrator.models.changes import describe_changes
 from orchestrator.models.events import Event
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
@@ -151,7 +152,9 @@ class Store:
                 update(sets).where(sets.c.name == spec.name).values(generation=sets.c.generation + 1, **values)
             )
             self._due_at_once(connection, spec.name)
-            self._note(connection, spec.name, "", "settings_changed", f"the declaration of {spec.name} changed")
+            images_of_both = (f"{row.image_name}:{row.image_version}", image.ref)
+            words = describe_changes(read_spec(row.spec), spec, images_of_both)
+            self._note(connection, spec.name, "", "settings_changed", f"{spec.name} was changed: {words}")
             return True
 
     def mark_deleting(self, name: str) -> None:
