@@ -373,6 +373,38 @@ def test_a_pool_that_makes_no_sense_is_refused(storage: Storage, changes: dict[s
     assert words in error.value.message
 
 
+STATES = ("running", "stopped", "hibernated")
+HALF_STOPPED = {"running": "50%", "stopped": "50%"}
+CHANGES: list[tuple[Any, Any, bool]] = [
+    *((before, after, (before, after) != ("stopped", "hibernated")) for before in STATES for after in STATES),
+    (HALF_STOPPED, "hibernated", False),
+    ("stopped", {"stopped": "50%", "hibernated": "50%"}, False),
+    (HALF_STOPPED, {"hibernated": "50%", "stopped": "50%"}, True),
+    ("hibernated", HALF_STOPPED, True),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "is_allowed"), CHANGES)
+def test_every_change_of_the_state_is_allowed_but_from_stopped_to_hibernated(
+    storage: Storage, before: Any, after: Any, is_allowed: bool
+) -> None:
+    declare.apply(storage.store, make_spec(standby={"max_ready": 4, "state": before}), around())
+    changed = make_spec(standby={"max_ready": 4, "state": after})
+    if is_allowed:
+        declare.apply(storage.store, changed, around())
+        assert declare.get_set(storage.store, "web").spec == changed
+        return
+    with pytest.raises(Conflict, match="cannot go from stopped to hibernated directly") as error:
+        declare.apply(storage.store, changed, around())
+    assert "understudy pool web --state running" in error.value.fix
+
+
+def test_a_mix_is_kept_when_the_pool_is_resized(storage: Storage) -> None:
+    declare.apply(storage.store, make_spec(standby={"max_ready": 4, "state": HALF_STOPPED}), around())
+    declare.change_pool(storage.store, "web", {"max_ready": 6}, around())
+    assert declare.get_set(storage.store, "web").spec == make_spec(standby={"max_ready": 6, "state": HALF_STOPPED})
+
+
 def test_a_set_that_is_being_deleted_takes_no_other_wish(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
     declare.delete(storage.store, "web")
