@@ -175,12 +175,16 @@ def events(
 
       understudy events --follow
     """
+    from orchestrator.service.declare import get_set
+
     with opened() as runtime:
         last = 0
         while True:
             for event in runtime.store.list_events(name, after=last):
                 last = event.id
                 _print_event(event, as_json=json_)
+            if name is not None and not last and not follow:
+                get_set(runtime.store, name)  # of a set that was deleted there are events
             if not follow:
                 return
             time.sleep(0.2)

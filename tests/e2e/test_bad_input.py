@@ -141,6 +141,9 @@ def test_deleting_an_image_in_use_is_refused_and_names_the_user(empty_micro: Ins
     [
         (("scale", "nosuch", "2"), "there is no scale set 'nosuch'"),
         (("delete", "nosuch"), "there is no scale set 'nosuch'"),
+        (("events", "nosuch"), "there is no scale set 'nosuch'"),
+        (("cost", "nosuch"), "there is no scale set 'nosuch'"),
+        (("pool", "nosuch"), "there is no scale set 'nosuch'"),
         (("reimage", "web"), "does not name an instance"),
         (("restart", "web/none"), "there is no scale set 'web'"),
         (("image", "build", "windows"), "recipes: debian-12, micro"),
