@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -130,3 +131,52 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
     assert {row["incarnation"] for row in status["members"]} == {1}
     stops = [event for event in site.json_lines("events", "web") if event["kind"] == "rollout_stopped"]
     assert len(stops) == 1
+
+
+def test_without_room_growth_waits_with_its_reason_and_shrinking_goes_on(site: Installation) -> None:
+    """Row D8: the host holds two machines; a new model needs room for a third, unless the set gets smaller."""
+    info = subprocess.run(["virsh", "-c", site.uri, "nodeinfo"], capture_output=True, text=True, check=True).stdout
+    total = next(int(line.split()[2]) for line in info.splitlines() if line.startswith("Memory size"))
+    site.configure(limits=f"memory_ratio = {2.5 * 128 * 1024 / total}\n")
+    file = str(site.write("web.yaml", web_set(site, instances=2)))
+    site.run("apply", file)
+    old = {row["name"] for row in site.members("instance")}
+    assert "the hosts have" in site.run("scale", "web", "3", expect=2)
+
+    site.write("web.yaml", web_set(site, instances=2, user_data=NEW_WEB))
+    site.run("apply", file, expect=1)
+    status = site.status()
+    assert status["rollout"]["state"] == "paused"
+    assert "no host has 128 MiB of memory to give" in status["rollout"]["reason"]
+    assert {row["name"] for row in status["members"] if row["in_rotation"]} == old
+    site.run("scale", "web", "1")
+    status = site.status()
+    assert status["converged"]
+    assert status["rollout"] == {"state": "none", "updated": 1, "stale": 0, "reason": ""}
+    assert site.fetch("/edition") == "second edition"
+
+
+def test_what_needs_no_new_machine_restarts_nothing(site: Installation) -> None:
+    text = web_set(site, instances=1, standby="{state: stopped, max_ready: 2}")
+    site.write("web.yaml", text)
+    site.run("apply", str(site.root / "web.yaml"))
+    before = machines(site)
+    other = text.replace("listen: 8080", "listen: 8090").replace("policy: newest", "policy: oldest")
+    other = other.replace("failures: 3", "failures: 5").replace("{state: stopped, max_ready: 2}", "{max_ready: 1}")
+    site.write("other.yaml", other + "update: {max_surge: 50%}\nrepair: {action: replace}\n")
+    site.run("apply", str(site.root / "other.yaml"))
+    (kept,) = machines(site).items()
+    assert before.items() > {kept}
+    assert site.fetch(port=8090) == site.members("instance")[0]["name"]
+    assert site.fetch() == ""
+    assert [one["kind"] for one in site.json_lines("events", "web")].count("rollout_started") == 0
+
+
+def machines(site: Installation) -> dict[str, str]:
+    """Identity of what libvirt has, by domain."""
+    return {
+        name: subprocess.run(
+            ["virsh", "-c", site.uri, "domuuid", name], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in site.domains()
+    }
