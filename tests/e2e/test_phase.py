@@ -16,8 +16,12 @@ from tests.support.specs import web_set
 pytestmark = pytest.mark.guest
 
 STEPS = "  steps:\n  - {run: echo begins; sleep 3; echo ends}\n"
-# What was claimed is counted on disk; a guest with the mark refuses. What it knew at its drain, it serves.
-CLAIM = "echo $UNDERSTUDY_PHASE $UNDERSTUDY_MEMBER $UNDERSTUDY_SET >> /root/claims; test ! -e /root/broken"
+# What was claimed is counted on disk; a guest with one mark hangs, with the other refuses. What it knew at its
+# drain, it serves.
+CLAIM = (
+    "echo $UNDERSTUDY_PHASE $UNDERSTUDY_MEMBER $UNDERSTUDY_SET >> /root/claims; "
+    "test ! -e /root/hang || sleep 600; test ! -e /root/broken"
+)
 DRAIN = "echo $UNDERSTUDY_PHASE $(cat /run/understudy/phase) > /srv/www/drained; sleep 4"
 
 
@@ -159,3 +163,14 @@ def test_other_hooks_restart_nothing_and_one_that_hangs_ends_in_time(web: Instal
     (failed,) = events(web, "hook_failed")
     assert failed["reason"] == f"on_drain of {victim['name']} was not done within 2 s: 'sleep 600'"
     assert victim["name"] not in {row["name"] for row in web.status()["members"]}
+
+
+def test_a_claim_whose_hook_hangs_goes_to_the_next_member_in_time(web: Installation) -> None:
+    first, second = sorted(web.members("standby"), key=lambda row: float(row["created_at"]))[:2]
+    ssh(web, first, "touch /root/hang")
+    web.run("scale", "web", "2")
+    assert second["name"] in {row["name"] for row in web.members("instance")}
+    failed = events(web, "claim_failed")[-1]
+    assert failed["member"] == first["name"]
+    assert f"on_claim of {first['name']} was not done within 2 s" in failed["reason"]
+    assert first["name"] not in {row["name"] for row in web.status()["members"]}
