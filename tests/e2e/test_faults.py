@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -45,6 +46,26 @@ def test_user_data_that_fails_is_reported_with_the_guests_own_words(site: Instal
     site.write("web.yaml", web_set(site, instances=1))
     site.run("apply", str(site.root / "web.yaml"))
     assert site.fetch() == site.members("instance")[0]["name"]
+
+
+def test_a_step_that_fails_is_told_with_its_seconds_and_the_end_of_what_it_said(site: Installation) -> None:
+    (site.root / "files").mkdir()
+    site.write("files/greeting", "hello from the operator\n")
+    steps = (
+        "  steps:\n  - upload: {from: files/, to: /srv/files}\n"
+        "  - run: cat /srv/files/greeting; sleep 1; echo out of luck >&2; exit 9\n"
+    )
+    site.write("web.yaml", web_set(site, instances=1).replace("readiness:\n", f"{steps}readiness:\n"))
+    said = site.run("apply", str(site.root / "web.yaml"), expect=1)
+    assert "out of luck" in said
+    (failed,) = [one["reason"] for one in site.json_lines("events", "web") if one["kind"] == "failed"]
+    seconds = re.search(r"step 2 of 2 failed after ([0-9.]+) s: ", failed)
+    assert seconds is not None
+    assert float(seconds[1]) >= 1
+    assert "out of luck" in failed
+    told = [one["reason"] for one in site.json_lines("events", "web") if one["kind"] == "step_output"]
+    assert "hello from the operator" in "\n".join(told)
+    site.run("delete", "web")
 
 
 def test_a_guest_that_never_answers_fails_with_its_console(site: Installation) -> None:
@@ -194,7 +215,11 @@ def test_guests_on_a_libvirt_network_get_allotted_addresses(host: PrivateHost, t
     there.run("apply", str(there.root / "web.yaml"))
     rows = there.status()["members"]
     assert all(row["address"].startswith("192.168.203.") for row in rows)
-    assert {there.fetch() for _ in range(6)} == {row["name"] for row in rows if row["role"] == "instance"}
+    instances = [row for row in rows if row["role"] == "instance"]
+    assert {there.fetch() for _ in range(6)} == {row["name"] for row in instances}
+    one, other = instances
+    said = there.run("ssh", f"web/{one['name']}", "--", f"wget -q -O - http://{other['address']}/")
+    assert said.strip() == other["name"]
     reservations = host.run("virsh", "-q", "net-dumpxml", "ustnet")
     assert all(f"ip='{row['address']}'" in reservations for row in rows)
     there.run("scale", "web", "3")
