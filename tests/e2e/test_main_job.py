@@ -65,12 +65,12 @@ def test_overlays_are_private_and_the_image_is_read_only(web: Installation) -> N
 
 
 def test_scale_out_takes_the_very_machine_that_was_in_the_stopped_pool(web: Installation) -> None:
-    pool = names(web.members("standby"))
+    addresses = {row["name"]: row["address"] for row in web.members("standby")}
     before = uuids(web)
     said = web.run("scale", "web", "3")
-    claimed = names(web.members("instance")) & pool
-    assert len(claimed) == 1
-    assert f"claimed {claimed.pop()} from the standby pool" in said
+    (claimed,) = [row for row in web.members("instance") if row["name"] in addresses]
+    assert claimed["address"] == addresses[claimed["name"]]
+    assert f"claimed {claimed['name']} from the standby pool" in said
     assert uuids(web) == before
     assert answers(web, 12) == names(web.members("instance"))
     assert web.status()["standby"]["ready"] == 1

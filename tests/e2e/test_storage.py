@@ -80,12 +80,25 @@ def test_reimage_keeps_them_and_drops_the_overlay(web: Installation) -> None:
     assert ssh(web, name, "cat /mnt/local/f /mnt/data/f; ls /root").split() == ["local", "drive"]
 
 
+def test_a_changed_model_keeps_them_under_the_same_name(web: Installation) -> None:
+    (before,) = web.members("instance")
+    changed = web_set(web, instances=1, user_data=f"{KEPT}echo 2 > /srv/www/edition\n", more=STORAGE)
+    web.write("changed.yaml", changed)
+    web.run("apply", str(web.root / "changed.yaml"))
+    (after,) = web.members("instance")
+    assert (after["name"], after["address"]) == (before["name"], before["address"])
+    assert after["incarnation"] == before["incarnation"] + 1
+    assert after["model"] != before["model"]
+    assert web.fetch("/edition") == "2"
+    assert ssh(web, after["name"], "cat /mnt/local/f /mnt/data/f; ls /root").split() == ["local", "drive"]
+
+
 def test_redeploy_loses_local_storage_and_keeps_the_drive(web: Installation) -> None:
     (name,) = instances(web)
     said = web.run("redeploy", f"web/{name}")
     assert f"{name} gets a new machine: what is on its local storage is lost; drives are kept" in said
     assert ssh(web, name, "ls /mnt/local; cat /mnt/data/f").split() == ["lost+found", "drive"]
-    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.3.raw"]
+    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.4.raw"]
 
 
 def test_a_drive_that_scale_in_left_is_returned_with_its_data_by_scale_out(web: Installation) -> None:
