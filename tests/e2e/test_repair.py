@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.installation import Installation, installation, wait_until
-from tests.support.specs import web_set
+from tests.support.specs import WEB, web_set
 
 pytestmark = pytest.mark.guest
 
@@ -129,6 +129,30 @@ def test_a_setup_that_always_fails_is_given_up_and_a_change_begins_anew(web: Ins
     web.write("api.yaml", good)
     web.run("apply", str(web.root / "api.yaml"))
     assert web.fetch(port=8081).startswith("api-")
+    web.run("delete", "api")
+
+
+# With the mark on its disk, the kernel stops in the middle of the boot, without a word to the hypervisor.
+HANGING = """\
+cat > /etc/boot.d/10-hang <<'END'
+#!/bin/sh
+[ ! -e /root/hang ] || { rmmod pvpanic_mmio pvpanic; echo c > /proc/sysrq-trigger; }
+END
+chmod +x /etc/boot.d/10-hang
+"""
+
+
+def test_a_machine_that_hangs_in_its_boot_is_made_anew(web: Installation) -> None:
+    web.write("api.yaml", web_of(web, instances=1, name="api", port=8081, user_data=WEB + HANGING, timeout="40s"))
+    web.run("apply", str(web.root / "api.yaml"))
+    (row,) = web.members("instance", "api")
+    web.run("ssh", f"api/{row['name']}", "--", "touch /root/hang; sync")
+    said, _ = web.start("restart", f"api/{row['name']}").communicate(timeout=180)
+    assert f"waiting for the services of {row['name']}: " in said
+    assert "does not answer" in said
+    wait_until(lambda: web.fetch(port=8081) == row["name"], BACK, "it serves, with a new disk")
+    (after,) = web.members("instance", "api")
+    assert (after["name"], after["incarnation"]) == (row["name"], 2)
     web.run("delete", "api")
 
 
