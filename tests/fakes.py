@@ -294,6 +294,12 @@ class FakeHypervisor:
             raise NotFound(f"{self._name} has no network {blueprint.nic.network!r}")
         self.disks.ensure(blueprint.disks, domain)
 
+    def remove_seed(self, domain: str, incarnation: int) -> None:
+        with self._changing():
+            self._answer("remove_seed", domain)
+            self._get(domain)
+            self.volumes.pop(seed_volume(domain, incarnation), None)
+
     def start_machine(self, domain: str) -> None:
         with self._changing():
             self._answer("start_machine", domain)

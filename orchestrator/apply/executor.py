@@ -16,7 +16,7 @@ from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.apply.telling import PhaseTeller
 from orchestrator.config.secrets import read_administrator_password
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import GuestError, HostError, Interrupted
+from orchestrator.errors import GuestError, HostError, HostUnreachable, Interrupted
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
@@ -124,6 +124,18 @@ class Executor:
         if wanted.spec.setup.answer_file == "cloud-init":
             self._set_up(member, wanted, patience, errand.tell)
         self._await_services(member, wanted, patience)
+        if has_done_with_seed(wanted.spec):
+            self._remove_seed(member, errand.tell)
+
+    def _remove_seed(self, member: Member, tell: Tell) -> None:
+        domain = domain_name(self._installation.prefix, member.name)
+        try:
+            self._host(member.host).remove_seed(domain, member.incarnation)
+        except HostUnreachable:
+            raise
+        except HostError as error:  # no reason to throw away a machine that serves
+            log.warning("%s keeps its seed: %s", member.name, error.message)
+            tell(member, "seed_kept", error.message)
 
     def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience, tell: Tell) -> None:
         watch = SetupWatch(
@@ -319,6 +331,13 @@ class Executor:
                 f"host {name!r} is not configured any more",
                 "add it to config.toml again",
             ) from None
+
+
+def has_done_with_seed(spec: ScaleSetSpec) -> bool:
+    """Whether no machine of this set needs its seed once it is ready. Of a Windows guest only probes tell that."""
+    if spec.setup.keep_seed or spec.setup.answer_file == "none":
+        return False
+    return spec.setup.answer_file == "cloud-init" or bool(spec.readiness)
 
 
 def hardware_of(spec: ScaleSetSpec) -> Hardware:

@@ -36,7 +36,7 @@ MIB = 2**20
 
 SSH_PORT = 22
 # Keys of cloud-config through which the operator would lock the product out of its own guest.
-RESERVED_USER_DATA = ("ssh_keys", "disable_root", "ssh_deletekeys")
+RESERVED_USER_DATA = ("ssh_keys", "disable_root", "ssh_deletekeys", "manual_cache_clean")
 
 
 class _Part(BaseModel):
@@ -77,7 +77,8 @@ class Step(_Part):
 
 
 class SetupSpec(_Part):
-    """How a machine is set up on first boot. `restarts`: how often setup itself restarts the guest."""
+    """How a machine is set up on first boot. `restarts`: how often setup itself restarts the guest; `keep_seed`:
+    its image needs the seed at later boots, too."""
 
     answer_file: Literal["cloud-init", "unattend", "none"] = "cloud-init"
     user_data: dict[str, Any] | str | None = None
@@ -86,6 +87,7 @@ class SetupSpec(_Part):
     timeout: Annotated[Duration, Field(gt=0)] = 600.0
     steps: tuple[Step, ...] = ()
     windows: WindowsSpec | None = None
+    keep_seed: Annotated[bool, Field(strict=True)] = False
 
     @model_validator(mode="after")
     def _consistent(self) -> SetupSpec:
@@ -100,6 +102,8 @@ class SetupSpec(_Part):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
         if self.answer_file == "none" and self.restarts:
             raise ValueError("'restarts' needs an 'answer_file': nothing else restarts the guest during setup")
+        if self.answer_file == "none" and self.keep_seed:
+            raise ValueError("'keep_seed' needs an 'answer_file': there is no seed without")
         if self.answer_file == "unattend" and self.windows is None:
             raise ValueError("'answer_file: unattend' needs 'windows' with an 'administrator_password_file'")
         if self.answer_file != "unattend" and self.windows is not None:

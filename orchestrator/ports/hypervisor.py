@@ -40,6 +40,12 @@ class Hypervisor(Protocol):
         ours, or if another machine has one of its drives.
         """
 
+    def remove_seed(self, domain: str, incarnation: int) -> None:
+        """Nothing of the seed is left on the host, and the machine boots without it from now on. Idempotent.
+
+        A guest that does not let go of the disk has an empty one until it is switched off.
+        """
+
     def start_machine(self, domain: str) -> None:
         """Already running is success."""
 

@@ -60,6 +60,8 @@ def render_seed(spec: ScaleSetSpec, identity: GuestIdentity) -> dict[str, bytes]
         "ssh_pwauth": False,
         "disable_root": False,
         "manage_etc_hosts": "localhost",
+        # The seed is taken out after setup: without it, a boot is still one of this instance.
+        "manual_cache_clean": True,
     }
     documents = {
         "meta-data": _dump(meta),

@@ -23,7 +23,7 @@ from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import Conflict, HostError, NotFound
 from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.members import Image
-from orchestrator.models.naming import console_volume, drive_volume, local_volume
+from orchestrator.models.naming import console_volume, drive_volume, local_volume, seed_volume
 from orchestrator.models.sightings import MachineSighting, Power
 from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
@@ -56,6 +56,11 @@ class Lab(Protocol):
     def say(self, domain: str, text: str) -> None:
         """Appended to what its serial console has shown."""
 
+    def seed_of(self, domain: str) -> bytes:
+        """What the volume of its first body's seed holds; empty if there is none."""
+
+    def mode_of(self, volume: str) -> int: ...
+
 
 class FakeLab:
     def __init__(self, image_file: Path) -> None:
@@ -87,6 +92,13 @@ class FakeLab:
 
     def say(self, domain: str, text: str) -> None:
         self.fake.say(domain, text)
+
+    def seed_of(self, domain: str) -> bytes:
+        return self.fake.volumes.get(seed_volume(domain, 1), b"")
+
+    def mode_of(self, volume: str) -> int:
+        assert volume in self.fake.volumes
+        return 0o600
 
 
 class LibvirtLab:
@@ -131,6 +143,13 @@ class LibvirtLab:
     def say(self, domain: str, text: str) -> None:
         with Path(self._volumes.path_of(console_volume(domain, 1))).open("a", encoding="utf-8") as log:
             log.write(text)
+
+    def seed_of(self, domain: str) -> bytes:
+        name = seed_volume(domain, 1)
+        return Path(self._volumes.path_of(name)).read_bytes() if name in self.volumes() else b""
+
+    def mode_of(self, volume: str) -> int:
+        return Path(self._volumes.path_of(volume)).stat().st_mode & 0o7777
 
     def _virsh(self, *arguments: str) -> int:
         return subprocess.run(["virsh", "-c", self.uri, *arguments], capture_output=True, check=False).returncode
@@ -498,3 +517,36 @@ def test_nothing_is_attached_to_a_domain_of_somebody_else(
     with pytest.raises(Conflict):
         lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
     assert drive.volume not in lab.volumes()
+
+
+@pytest.mark.parametrize("is_windows", [False, True])
+def test_a_seed_is_gone_for_good_and_the_machine_goes_on_and_boots_without(
+    lab: Lab, blueprint: Blueprint, is_windows: bool
+) -> None:
+    machine = replace(blueprint, hardware=Hardware(is_windows=is_windows))
+    lab.hypervisor.create_machine(machine, b"answers" * 1000)
+    assert lab.seed_of(machine.domain)
+    for _ in range(2):
+        lab.hypervisor.remove_seed(machine.domain, 1)
+        assert lab.seed_of(machine.domain).strip(b"\0") == b""
+        assert power(lab, machine.domain) is Power.RUNNING
+    lab.hypervisor.hibernate_machine(machine.domain)
+    lab.hypervisor.start_machine(machine.domain)
+    assert power(lab, machine.domain) is Power.RUNNING
+    lab.hypervisor.shut_down_machine(machine.domain, 0.2, never)
+    lab.hypervisor.remove_seed(machine.domain, 1)
+    assert lab.volumes() == [name for name in lab.volumes() if "seed" not in name]
+    lab.hypervisor.start_machine(machine.domain)
+    assert power(lab, machine.domain) is Power.RUNNING
+
+
+def test_nobody_but_its_owner_may_read_a_seed_or_a_console(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, b"answers")
+    assert {lab.mode_of(f"{blueprint.domain}.1.{kind}") for kind in ("seed.iso", "console.log", "qcow2")} == {
+        0o600
+    }
+
+
+def test_of_a_machine_that_is_not_there_no_seed_is_removed(lab: Lab) -> None:
+    with pytest.raises(NotFound):
+        lab.hypervisor.remove_seed(f"{lab.prefix}-web-9", 1)

@@ -203,9 +203,10 @@ def test_nothing_secret_is_readable_by_others(web: Installation) -> None:
         if file.suffix != ".pub":
             assert file.stat().st_mode & 0o777 == 0o600
     assert (web.root / "haproxy").stat().st_mode & 0o777 == 0o700
-    seeds = list((web.root / "volumes").glob("*.seed.iso"))
-    assert seeds
-    assert all(path.stat().st_mode & 0o077 == 0 for path in seeds)
+    assert list((web.root / "volumes").glob("*.seed.iso")) == []
+    files = [path for path in (web.root / "volumes").iterdir() if path.name.startswith(f"{web.prefix}-web-")]
+    assert files
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
 
 
 def test_delete_leaves_nothing(web: Installation) -> None:

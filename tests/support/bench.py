@@ -48,10 +48,17 @@ def site(instances: int, standby: str = "", image: str = "micro") -> Iterator[In
     """A set named web of guests of that image, ready."""
     with installation() as made:
         made.run("image", "add", image, str(guest_image(image)))
-        micro = image == "micro"
-        made.write("web.yaml", web_set(made, instances=instances, standby=standby) if micro else starter(made))
-        made.run("apply", str(made.root / "web.yaml"), seconds=1200)
+        declare(made, site_set(made, instances, standby, image))
         yield made
+
+
+def declare(made: Installation, text: str) -> None:
+    made.write("web.yaml", text)
+    made.run("apply", str(made.root / "web.yaml"), seconds=1200)
+
+
+def site_set(made: Installation, instances: int, standby: str = "", image: str = "micro") -> str:
+    return web_set(made, instances=instances, standby=standby) if image == "micro" else starter(made)
 
 
 def starter(made: Installation) -> str:
@@ -185,7 +192,7 @@ def cold_creation(image: str = "micro", rounds: int = COLD_ROUNDS) -> list[Row]:
     """
     ours, bare, ratios, overheads = [], [], [], []
     with site(1, image=image) as made:
-        twin = take_twin(made, made.members("instance")[0])
+        twin = take_twin(made, site_set(made, 1, image=image))
         made.run("scale", "web", "0")
         for number in range(rounds):
             # Either goes first in turn: the second boots while the disk still writes what the first has left.
@@ -255,7 +262,12 @@ class Twin:
     seed: Path
 
 
-def take_twin(made: Installation, row: dict[str, str]) -> Twin:
+def take_twin(made: Installation, text: str) -> Twin:
+    """Of a machine that has its seed still; the set declared by `text` takes its place."""
+    made.run("scale", "web", "0")
+    declare(made, text.replace("setup:\n", "setup:\n  keep_seed: true\n", 1))
+    made.run("scale", "web", "1", seconds=1200)
+    row = made.members("instance")[0]
     domain = row["domain"]
     seed = made.root / "twin.seed.iso"
     seed.write_bytes((made.root / "volumes" / f"{domain}.{row['incarnation']}.seed.iso").read_bytes())
@@ -263,6 +275,8 @@ def take_twin(made: Installation, row: dict[str, str]) -> Twin:
     for tag in ("uuid", "genid", "metadata"):
         for element in root.findall(tag):
             root.remove(element)
+    made.run("scale", "web", "0")
+    declare(made, text)
     return Twin(ElementTree.tostring(root, encoding="unicode"), domain, row["address"], seed)
 
 

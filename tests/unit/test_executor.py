@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from orchestrator.errors import (
     ConnectionLost,
     GuestError,
     HostError,
+    HostUnreachable,
     Interrupted,
     NeverReady,
     NotFound,
@@ -33,6 +34,7 @@ from tests.fakes import (
     FakeHypervisor,
     FakeIdentities,
     FakeSeedWriter,
+    GuestThatNeverBoots,
     ScriptedGuest,
     image_file,
     read_seed,
@@ -144,7 +146,7 @@ def test_a_machine_without_answer_file_has_no_seed_and_is_not_logged_in_to(folde
     assert bench.guest.shells == []
 
 
-def make_windows_bench(folder: Path) -> Bench:
+def make_windows_bench(folder: Path, probes: Sequence[Any] = ({"tcp": {"port": 3389}},)) -> Bench:
     """A set of Windows machines whose password, `pw`, was applied."""
     (folder / "admin.txt").write_text("pw\n", encoding="utf-8")
     (folder / "admin.txt").chmod(0o600)
@@ -154,7 +156,7 @@ def make_windows_bench(folder: Path) -> Bench:
         "windows": {"administrator_password_file": f"{folder}/admin.txt", "first_logon_commands": ["first"]},
     }
     machine = {"firmware": "uefi-secure", "disk_bus": "sata", "nic": "e1000e"}
-    bench = make_bench(folder, setup=setup, machine=machine, readiness=[{"tcp": {"port": 3389}}])
+    bench = make_bench(folder, setup=setup, machine=machine, readiness=list(probes))
     spec = keep_secrets(bench.wanted.spec, lambda password: f"digest-of-{password}", folder / "secrets")
     return replace(bench, wanted=replace(bench.wanted, spec=spec))
 
@@ -354,3 +356,69 @@ def test_a_guest_with_another_host_key_is_not_trusted(folder: Path) -> None:
     stranger = make_member(bench.wanted, incarnation=2)
     with pytest.raises(GuestError, match="another host key"):
         bench.executor.perform(Effect(EffectKind.PROVISION, stranger, "a reason"), bench.wanted, lambda: False)
+
+
+def seeds(bench: Bench) -> list[str]:
+    return [name for name in bench.host.volumes if name.endswith(".seed.iso")]
+
+
+def test_a_machine_that_is_set_up_has_no_seed_left(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    assert len(seeds(bench)) == 1
+    bench.perform(EffectKind.PROVISION)
+    assert seeds(bench) == []
+    bench.perform(EffectKind.PROVISION)  # as after a crash before it was recorded
+    assert bench.host.calls["remove_seed"] == 2
+
+
+def test_a_machine_whose_services_never_answer_keeps_its_seed(folder: Path) -> None:
+    bench = make_bench(folder, kind=GuestThatNeverBoots)
+    bench.perform(EffectKind.CREATE)
+    with pytest.raises(NeverReady):
+        bench.perform(EffectKind.PROVISION)
+    assert len(seeds(bench)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "count"),
+    [
+        ({"setup": {"keep_seed": True}}, 1),
+        ({"setup": {"keep_seed": False}}, 0),
+        ({"setup": {"answer_file": "none"}, "endpoints": []}, 0),
+    ],
+)
+def test_a_seed_stays_only_where_that_is_declared(folder: Path, fields: dict[str, Any], count: int) -> None:
+    bench = make_bench(folder, **fields)
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert len(seeds(bench)) == count
+
+
+@pytest.mark.parametrize(("probes", "count"), [([], 1), ([{"tcp": {"port": 3389}}], 0)])
+def test_of_windows_only_a_probe_tells_that_the_seed_was_read(folder: Path, probes: list[Any], count: int) -> None:
+    bench = make_windows_bench(folder, probes)
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert len(seeds(bench)) == count
+
+
+class HypervisorWithReadOnlyPool(FakeHypervisor):
+    """Removes nothing, and says why."""
+
+    def remove_seed(self, domain: str, incarnation: int) -> None:
+        raise HostError("cannot wipe the volume: Read-only file system")
+
+
+def test_a_seed_that_cannot_be_removed_costs_no_machine_and_is_told(folder: Path) -> None:
+    bench = make_bench(folder, host=HypervisorWithReadOnlyPool())
+    bench.perform(EffectKind.CREATE)
+    bench.perform(EffectKind.PROVISION)
+    assert bench.told == [("seed_kept", "cannot wipe the volume: Read-only file system")]
+
+
+def test_a_host_that_goes_silent_with_the_seed_is_asked_again(folder: Path) -> None:
+    bench = make_bench(folder)
+    bench.perform(EffectKind.CREATE)
+    bench.host.go_silent()
+    with pytest.raises(HostUnreachable):
+        bench.perform(EffectKind.PROVISION)

@@ -353,7 +353,7 @@ def test_a_user_data_file_is_utf_8(tmp_path: Path) -> None:
     assert said.startswith("web.yaml:5: cannot read user_data_file")
 
 
-@pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys"])
+@pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys", "manual_cache_clean"])
 def test_user_data_may_not_take_the_keys_that_reach_the_guest(tmp_path: Path, key: str) -> None:
     inline = complaint(tmp_path, HEAD + f"setup:\n  user_data:\n    {key}: true\n")
     assert f"user data may not set {key!r}" in inline

@@ -256,7 +256,7 @@ def test_user_data_as_text_says_what_it_is() -> None:
     make_spec(setup={"user_data": "#!/bin/sh\necho hello"})
 
 
-@pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys"])
+@pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys", "manual_cache_clean"])
 def test_user_data_may_not_lock_the_product_out_of_its_guest(key: str) -> None:
     assert f"may not set {key!r}" in complaint(setup={"user_data": {key: True}})
 

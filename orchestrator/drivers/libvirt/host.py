@@ -24,6 +24,7 @@ from orchestrator.drivers.libvirt.errors import from_libvirt, translated
 from orchestrator.drivers.libvirt.firmware import why_no_firmware
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import Owner, check_owner, find_owner
+from orchestrator.drivers.libvirt.seeds import Seeds
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import AgentAbsent, GuestError, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.models.machine import Blueprint, Subnet
@@ -82,6 +83,7 @@ class LibvirtHost:
         self.volumes = volumes
         self.disks = LibvirtDisks(connection, volumes, identity.prefix, identity.installation)
         self._networks = Networks(connection)
+        self._seeds = Seeds(connection, volumes, identity.installation)
         self._accelerator = accelerator
         self._owners: dict[str, Owner | None] = {}
         self._rebooted: set[str] = set()
@@ -212,6 +214,9 @@ class LibvirtHost:
             agent="" if self._is_privileged() else str(_agent_socket(domain)),
             disks=self.disks.ensure(blueprint.disks, domain),
         )
+
+    def remove_seed(self, domain: str, incarnation: int) -> None:
+        self._seeds.remove(domain, incarnation)
 
     def start_machine(self, domain: str) -> None:
         with translated(f"cannot start {domain!r} on {self._connection.uri}"):

@@ -31,7 +31,9 @@ flatten() {
 # Sets $datasource; leaves the flattened meta-data, network-config and cloud-config in $run, and the seed itself in $seed_copy.
 read_seed() {
     local device='' file meta_data=$seed_copy/meta-data
-    device=$(findfs LABEL=cidata 2> /dev/null || findfs LABEL=CIDATA 2> /dev/null || find_slow_seed)
+    device=$(findfs LABEL=cidata 2> /dev/null || findfs LABEL=CIDATA 2> /dev/null)
+    # Where one was seen before, it was taken away on purpose.
+    [ -n "$device" ] || [ -s "$meta_data" ] || device=$(find_slow_seed)
     mkdir -p "$seed_copy" "$run/seed"
     if [ -n "$device" ] && take_seed "$device"; then
         datasource="DataSourceNoCloud [seed=$device]"
