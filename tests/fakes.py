@@ -210,6 +210,7 @@ class FakeHypervisor:
         self.foreign: set[str] = set()
         self.volumes: dict[str, bytes] = {}
         self.networks: dict[str, Subnet] = {}
+        self.filters = {"clean-traffic"}
         self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
         self.agents_may_run = False  # whether guest agents may run commands
         self.is_closed = False
@@ -368,9 +369,11 @@ class FakeHypervisor:
         machine.reads = words[0] if words else machine.reads
         return {"pid": 7}
 
-    def describe_network(self, name: str) -> Subnet:
+    def describe_network(self, name: str, filter_: str = "") -> Subnet:
         with self._lock:
             self._answer("describe_network", name)
+            if filter_ and filter_ not in self.filters:
+                raise NotFound(f"{self._name} has no network filter {filter_!r}")
             if name not in self.networks:
                 raise NotFound(f"{self._name} has no network {name!r}")
             return self.networks[name]

@@ -20,12 +20,14 @@ _USER_ADDRESS, _USER_GATEWAY, _USER_DNS = "10.0.2.15/24", "10.0.2.2", "10.0.2.3"
 
 @dataclass(frozen=True)
 class Addressing:
-    """`subnet` None: user mode, a loopback address of `allotted` for each member; else a libvirt network."""
+    """`subnet` None: user mode, a loopback address of `allotted` for each member; else a libvirt network, with
+    `filter` on each card."""
 
     allotted: ipaddress.IPv4Network
     network: str = ""
     subnet: Subnet | None = None
     outbound: bool = False
+    filter: str = ""
 
     def candidates(self) -> Iterable[str]:
         """Addresses in the order in which they are given out; the first one is kept free."""
@@ -47,7 +49,7 @@ class Addressing:
 
     def nic(self, member: Member, spec: ScaleSetSpec) -> Nic:
         if self.subnet is not None:
-            return Nic(member.mac, member.address, network=self.network)
+            return Nic(member.mac, member.address, network=self.network, filter=self.filter)
         forwards = tuple((reachable_port(member.address, port), port) for port in spec.guest_ports())
         return Nic(member.mac, member.address, forwards=forwards, outbound=self.outbound)
 

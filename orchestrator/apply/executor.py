@@ -14,12 +14,13 @@ from orchestrator.apply.disks import machine_disks, mount_disks
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.apply.telling import PhaseTeller
-from orchestrator.config.secrets import read_administrator_password
+from orchestrator.config.secrets import read_administrator_password, read_secrets, redaction_of
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import GuestError, HostError, HostUnreachable, Interrupted
+from orchestrator.errors import GuestError, HostError, HostUnreachable, Interrupted, UnderstudyError
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
+from orchestrator.models.redaction import NOTHING, Redaction
 from orchestrator.models.spec import SSH_PORT, Probe, ScaleSetSpec
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.models.storage import ExtraDisk
@@ -70,6 +71,7 @@ class Errand:
 
     cancelled: Cancelled
     tell: Tell
+    redaction: Redaction = NOTHING
 
 
 class Executor:
@@ -90,8 +92,22 @@ class Executor:
         }
 
     def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled, tell: Tell = tell_nobody) -> None:
-        """Raises UnderstudyError; Interrupted once `cancelled` says so. `tell` hears how it goes meanwhile."""
-        self._effects[effect.kind](effect.member, wanted, Errand(cancelled, tell))
+        """Raises UnderstudyError; Interrupted once `cancelled` says so. `tell` hears how it goes meanwhile.
+
+        No secret of the set is in what is raised or told.
+        """
+        redaction = redaction_of(wanted.spec, self._installation.secrets)
+
+        def tell_clean(member: Member, kind: str, words: str) -> None:
+            tell(member, kind, redaction.clean(words))
+
+        try:
+            self._effects[effect.kind](effect.member, wanted, Errand(cancelled, tell_clean, redaction))
+        except UnderstudyError as error:
+            clean = redaction.clean(error.message)
+            if clean == error.message:
+                raise
+            raise type(error)(clean, error.fix) from None
 
     def ask_probe(self, member: Member, probe: Probe, seconds: float, cancelled: Cancelled) -> None:
         """Raises NeverReady, GuestError or Interrupted unless the probe passes within that time."""
@@ -103,10 +119,10 @@ class Executor:
         member = domain.removeprefix(domain_name(self._installation.prefix, ""))
         self._host(host).disks.remove_local_storage(member)
 
-    def console_tail(self, member: Member, size: int = 1500) -> str:
-        """The end of the machine's serial console log, for the reason of a failure; `size` in bytes."""
-        domain = domain_name(self._installation.prefix, member.name)
-        return self._host(member.host).console_tail(domain, member.incarnation, size)
+    def console_tail(self, member: Member, wanted: ScaleSet | None = None) -> str:
+        """The end of the machine's serial console log, for the reason of a failure, without secrets of its set."""
+        tail = self._console(member, 1500)
+        return redaction_of(wanted.spec, self._installation.secrets).clean(tail) if wanted is not None else tail
 
     # ---- effects -----------------------------------------------------------------------------------------
 
@@ -122,7 +138,7 @@ class Executor:
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
         if wanted.spec.setup.answer_file == "cloud-init":
-            self._set_up(member, wanted, patience, errand.tell)
+            self._set_up(member, wanted, patience, errand)
         self._await_services(member, wanted, patience)
         if has_done_with_seed(wanted.spec):
             self._remove_seed(member, errand.tell)
@@ -137,7 +153,7 @@ class Executor:
             log.warning("%s keeps its seed: %s", member.name, error.message)
             tell(member, "seed_kept", error.message)
 
-    def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience, tell: Tell) -> None:
+    def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience, errand: Errand) -> None:
         watch = SetupWatch(
             self._world.guest,
             self._agent(member),
@@ -153,24 +169,28 @@ class Executor:
         shell = watch.open_shell(patience)
         try:
             mount_disks(shell, disks, wanted.spec, patience)
-            self._run_steps(shell, member, wanted, (patience, tell))
+            self._run_steps(shell, member, wanted, (patience, errand))
         finally:
             shell.close()
 
     def _setup_console(self, member: Member, wanted: ScaleSet) -> SetupConsole:
         # Where setup restarts the guest, it would still show the result of the boot before.
         is_heard = not wanted.spec.setup.restarts
-        return SetupConsole(
-            lambda: self.console_tail(member, _CONSOLE_BYTES) if is_heard else "", self._uuid(member)
-        )
+        return SetupConsole(lambda: self._console(member, _CONSOLE_BYTES) if is_heard else "", self._uuid(member))
+
+    def _console(self, member: Member, size: int) -> str:
+        domain = domain_name(self._installation.prefix, member.name)
+        return self._host(member.host).console_tail(domain, member.incarnation, size)
 
     def _run_steps(
-        self, shell: GuestShell, member: Member, wanted: ScaleSet, manner: tuple[Patience, Tell]
+        self, shell: GuestShell, member: Member, wanted: ScaleSet, manner: tuple[Patience, Errand]
     ) -> None:
-        patience, tell = manner
+        patience, errand = manner
         steps = wanted.spec.setup.steps
         for number, step in enumerate(steps, start=1):
-            report = StepReport(member, f"step {number} of {len(steps)}", self._world.clock, tell)
+            report = StepReport(
+                member, f"step {number} of {len(steps)}", self._world.clock, errand.tell, errand.redaction
+            )
             with report.of(step):
                 if step.run is not None:
                     shell.run(step.run, patience, report.listen)
@@ -312,7 +332,8 @@ class Executor:
             operator_key=self._installation.operator_key,
             network=self._installation.addressing.guest_network(member),
         )
-        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, identity))
+        secrets = read_secrets(wanted.spec, self._installation.secrets)
+        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, identity, secrets))
 
     def _agent(self, member: Member) -> GuestAgent:
         return GuestAgent(self._host(member.host), domain_name(self._installation.prefix, member.name))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from orchestrator.errors import GuestError
 from orchestrator.models.members import Member
+from orchestrator.models.redaction import NOTHING, Redaction
 from orchestrator.models.setup_result import plain
 from orchestrator.models.spec import Step
 from orchestrator.ports.clock import Clock
@@ -32,12 +33,14 @@ def tell_nobody(_member: Member, _kind: str, _words: str) -> None:
 class StepReport:
     """One step of one member; `title` is such as "step 2 of 3"."""
 
-    def __init__(self, member: Member, title: str, clock: Clock, tell: Tell) -> None:
+    def __init__(
+        self, member: Member, title: str, clock: Clock, tell: Tell, redaction: Redaction = NOTHING
+    ) -> None:
         self._member = member
         self._title = title
         self._clock = clock
         self._tell = tell
-        self._output = StepOutput(lambda words: tell(member, "step_output", words))
+        self._output = StepOutput(lambda words: tell(member, "step_output", words), redaction)
 
     @contextmanager
     def of(self, step: Step) -> Iterator[None]:
@@ -65,8 +68,9 @@ class StepOutput:
     Of what comes faster than it is told, the newest is kept; `LIMIT` characters after the first, nothing more is.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str], None], redaction: Redaction = NOTHING) -> None:
         self._tell = tell
+        self._redaction = redaction
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = ""
         self._left_out = 0
@@ -77,10 +81,12 @@ class StepOutput:
         """`now` in seconds that never go back."""
         self._keep(self._decoder.decode(chunk))
         if self._waiting and now >= self._next:
-            lines, end, rest = self._waiting.rpartition("\n")
-            self._waiting = rest if end else ""
-            self._say(lines if end else rest)
-            self._next = now + INTERVAL
+            # What may be the beginning of a secret waits for its end.
+            told = self._waiting.rfind("\n") + 1 or len(self._waiting) - self._redaction.overlap
+            if told > 0:
+                words, self._waiting = self._waiting[:told], self._waiting[told:]
+                self._say(words)
+                self._next = now + INTERVAL
 
     def end(self) -> None:
         """Tell what is left."""
@@ -92,7 +98,7 @@ class StepOutput:
         # A lone carriage return begins a line anew: a progress bar becomes lines.
         text = plain(text.replace("\t", " ").replace("\r\n", "\n").replace("\r", "\n"))
         room = PIECE * PIECES
-        both = self._waiting + text
+        both = self._redaction.clean(self._waiting + text)
         self._left_out += max(len(both) - room, 0)
         self._waiting = both[-room:]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -88,13 +88,16 @@ def _unknown_key(where: tuple[str | int, ...], model: type[BaseModel]) -> str:
 
 def _keys_at(model: type[BaseModel], where: tuple[str | int, ...]) -> list[str]:
     current = model
-    for part in where:
+    parts = iter(where)
+    for part in parts:
         if isinstance(part, int):
             continue
         field = next((field for name, field in current.model_fields.items() if part in (name, field.alias)), None)
         found = _model_in(field.annotation) if field else None
         if found is None:
             return []
+        if field is not None and get_origin(field.annotation) is dict:
+            next(parts, None)  # a name that the operator chose
         current = found
     return [field.alias or name for name, field in current.model_fields.items()]
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config.explain import explain
-from orchestrator.config.secrets import read_password
+from orchestrator.config.secrets import read_password, read_secret
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec, refuse_reserved
 
@@ -78,6 +78,7 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
+    spec = _resolve_secrets(spec, document)
     spec = _resolve_password(_inline_user_data(_resolve_uploads(spec, document), document), document)
     if len(spec.to_json()) > MAX_FILE_SIZE:
         raise SpecError(f"{document.file}:{document.line(())}: with all its aliases this set is larger than 1 MiB")
@@ -183,6 +184,25 @@ def _resolve_password(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
         raise SpecError(f"{document.file}:{line}: {error.message}", error.fix) from error
     named = windows.model_copy(update={"administrator_password_file": str(file)})
     return spec.model_copy(update={"setup": spec.setup.model_copy(update={"windows": named})})
+
+
+def _resolve_secrets(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
+    """Paths become absolute, their files ones that can be applied; the secrets themselves are left there."""
+    resolved = {}
+    for name, one in spec.setup.secrets.items():
+        where = ("setup", "secrets", name)
+        if one.digest is not None:
+            line = document.line((*where, "digest"))
+            raise SpecError(f"{document.file}:{line}: unknown key 'digest' (it is computed)")
+        file = _resolved(document.file.parent, one.file)
+        try:
+            read_secret(file)
+        except SpecError as error:
+            raise SpecError(
+                f"{document.file}:{document.line((*where, 'file'))}: {error.message}", error.fix
+            ) from error
+        resolved[name] = one.model_copy(update={"file": str(file)})
+    return spec.model_copy(update={"setup": spec.setup.model_copy(update={"secrets": resolved})})
 
 
 def _resolved(directory: Path, source: str) -> Path:

@@ -1,6 +1,6 @@
-"""Passwords: read when they are applied, kept in the state directory, never written into a spec.
+"""Passwords and other secrets: read when they are applied, kept in the state directory, never written into a spec.
 
-The spec in the store names a password by a digest keyed with a secret of the installation, so that whoever reads
+The spec in the store names a secret by a digest keyed with a secret of the installation, so that whoever reads
 the store cannot try passwords on it. An instance made next month by the controller gets the password that was
 applied, whatever became of its file.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from orchestrator.errors import NotFound, SpecError
+from orchestrator.models.redaction import NOTHING, SHORTEST, Redaction
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.windows import MAX_PASSWORD, utf16_length
 
@@ -27,6 +28,27 @@ SecretDigest = Callable[[str], str]
 
 def read_password(file: Path) -> str:
     """The one line of the file. Raises SpecError if it holds anything else, or if others may read it."""
+    return _one_line(file, _read_private(file, "password"))
+
+
+def read_secret(file: Path) -> str:
+    """The text of the file, without the end of its last line. Raises SpecError as read_password does."""
+    content = _read_private(file, "secret")
+    if len(content) > _MAX_FILE_SIZE:
+        raise SpecError(f"secret file {file} is larger than {_MAX_FILE_SIZE} bytes")
+    try:
+        secret = content.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        raise SpecError(f"secret file {file} is not UTF-8 text") from None
+    if len(secret) < SHORTEST:
+        raise SpecError(
+            f"the secret in {file} is shorter than {SHORTEST} characters: it could not be kept out of logs"
+        )
+    return secret
+
+
+def _read_private(file: Path, what: str) -> bytes:
+    """At most one byte more than _MAX_FILE_SIZE of a plain file that only its owner may read."""
     try:
         # Not blocking: a pipe with nobody behind it would be waited for.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -36,13 +58,13 @@ def read_password(file: Path) -> str:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
-        raise SpecError(f"cannot read password file {file}: {getattr(error, 'strerror', error)}") from error
+        raise SpecError(f"cannot read {what} file {file}: {getattr(error, 'strerror', error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise SpecError(f"password file {file} is not a plain file")
+        raise SpecError(f"{what} file {file} is not a plain file")
     if status.st_mode & 0o077:
         mode = stat.S_IMODE(status.st_mode)
-        raise SpecError(f"password file {file} is open to others (mode {mode:04o})", f"chmod 600 {file}")
-    return _one_line(file, content)
+        raise SpecError(f"{what} file {file} is open to others (mode {mode:04o})", f"chmod 600 {file}")
+    return content
 
 
 def _one_line(file: Path, content: bytes) -> str:
@@ -65,16 +87,25 @@ def _one_line(file: Path, content: bytes) -> str:
 
 
 def keep_secrets(spec: ScaleSetSpec, digest_of: SecretDigest, store: Path | None) -> ScaleSetSpec:
-    """The spec with the digest of its password filled in; the password is kept below `store` (None: nowhere)."""
+    """The spec with the digests of its secrets filled in; the secrets are kept below `store` (None: nowhere)."""
+    kept = {
+        name: one.model_copy(update={"digest": _keep(read_secret(Path(one.file)), digest_of, store)})
+        for name, one in spec.setup.secrets.items()
+    }
+    spec = spec.model_copy(update={"setup": spec.setup.model_copy(update={"secrets": kept})})
     windows = spec.setup.windows
     if windows is None:
         return spec
-    password = read_password(Path(windows.administrator_password_file))
-    digest = digest_of(password)
-    if store is not None:
-        _write_private(store / digest, password)
+    digest = _keep(read_password(Path(windows.administrator_password_file)), digest_of, store)
     named = windows.model_copy(update={"administrator_password_digest": digest})
     return spec.model_copy(update={"setup": spec.setup.model_copy(update={"windows": named})})
+
+
+def _keep(secret: str, digest_of: SecretDigest, store: Path | None) -> str:
+    digest = digest_of(secret)
+    if store is not None:
+        _write_private(store / digest, secret)
+    return digest
 
 
 def _write_private(file: Path, secret: str) -> None:
@@ -99,9 +130,36 @@ def read_administrator_password(spec: ScaleSetSpec, store: Path) -> str:
         ) from None
 
 
+def read_secrets(spec: ScaleSetSpec, store: Path) -> dict[str, str]:
+    """Name -> value, as they were applied. Raises NotFound if one is kept no more."""
+    return {name: _read_kept(store, name, one.digest, spec) for name, one in spec.setup.secrets.items()}
+
+
+def _read_kept(store: Path, name: str, digest: str | None, spec: ScaleSetSpec) -> str:
+    try:
+        return (store / (digest or "none")).read_bytes().decode()
+    except FileNotFoundError:
+        raise NotFound(
+            f"secret {name!r} of set {spec.name!r} is missing from {store}", "apply its scale set file again"
+        ) from None
+
+
+def redaction_of(spec: ScaleSetSpec, store: Path) -> Redaction:
+    """Takes everything declared secret out of what guests of this set say, as far as it is kept still."""
+    values: dict[str, str] = {}
+    with contextlib.suppress(NotFound):
+        values |= read_secrets(spec, store)
+    if spec.setup.windows is not None:
+        with contextlib.suppress(NotFound):
+            values["administrator_password"] = read_administrator_password(spec, store)
+    return Redaction(values) if values else NOTHING
+
+
 def prune_secrets(specs: Iterable[ScaleSetSpec], store: Path) -> None:
-    """Remove the passwords that no set needs any more. Call it within `hold_secrets`."""
-    needed = {spec.setup.windows.administrator_password_digest for spec in specs if spec.setup.windows is not None}
+    """Remove the secrets that no set needs any more. Call it within `hold_secrets`."""
+    setups = [spec.setup for spec in specs]
+    needed = {one.windows.administrator_password_digest for one in setups if one.windows is not None}
+    needed |= {secret.digest for one in setups for secret in one.secrets.values()}
     for file in store.iterdir():
         if file.name not in needed:
             file.unlink(missing_ok=True)

@@ -36,12 +36,16 @@ class HostSettings(_Part):
 
 
 class NetworkSettings(_Part):
-    """How guests are reached: `user` (a loopback address each) or `network` (a libvirt network by name)."""
+    """How guests are reached: `user` (a loopback address each) or `network` (a libvirt network by name).
+
+    `filter`: libvirt's network filter (nwfilter) for each card in mode `network`; empty for none.
+    """
 
     mode: Literal["user", "network"] = "user"
     name: str = ""
     range: str = "127.77.0.0/16"
     outbound: bool = False
+    filter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = "clean-traffic"
 
     @field_validator("range")
     @classmethod

@@ -4,6 +4,7 @@ what it needs."""
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,7 +135,9 @@ class Runtime:
         first = next(iter(self.hosts.values()))
         allotted = network.range if "range" in network.model_fields_set else ""
         ours = [member.address for member in self.store.snapshot().members]
-        return network_addressing(network.name, first.describe_network(network.name), allotted, ours)
+        subnet = first.describe_network(network.name, network.filter)
+        addressing = network_addressing(network.name, subnet, allotted, ours)
+        return replace(addressing, filter=network.filter)
 
     @cached_property
     def balancer(self) -> HaproxyBalancer:

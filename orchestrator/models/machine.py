@@ -14,7 +14,8 @@ class Nic:
     """How a machine reaches the world.
 
     User mode: `network` is empty and `forwards` maps (host address, host port) to guest ports.
-    Network mode: `network` names the libvirt network, `address` is reserved on it.
+    Network mode: `network` names the libvirt network, `address` is reserved on it, and `filter` names libvirt's
+    filter that lets this card use no other address than its own (empty: it may).
     """
 
     mac: str
@@ -22,6 +23,7 @@ class Nic:
     network: str = ""
     forwards: tuple[tuple[int, int], ...] = ()  # (host port on `address`, guest port)
     outbound: bool = False
+    filter: str = ""
 
 
 @dataclass(frozen=True)

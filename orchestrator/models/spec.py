@@ -76,9 +76,19 @@ class Step(_Part):
         return self
 
 
+SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+
+
+class SecretSpec(_Part):
+    """A secret in a file beside the scale set file; `digest` is filled in when it is kept."""
+
+    file: Annotated[str, Field(min_length=1)]
+    digest: str | None = None
+
+
 class SetupSpec(_Part):
     """How a machine is set up on first boot. `restarts`: how often setup itself restarts the guest; `keep_seed`:
-    its image needs the seed at later boots, too."""
+    its image needs the seed at later boots, too. `secrets`: for user data, and taken out of what guests say."""
 
     answer_file: Literal["cloud-init", "unattend", "none"] = "cloud-init"
     user_data: dict[str, Any] | str | None = None
@@ -88,6 +98,7 @@ class SetupSpec(_Part):
     steps: tuple[Step, ...] = ()
     windows: WindowsSpec | None = None
     keep_seed: Annotated[bool, Field(strict=True)] = False
+    secrets: Annotated[dict[SecretName, SecretSpec], Field(max_length=32)] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> SetupSpec:
@@ -100,6 +111,8 @@ class SetupSpec(_Part):
             refuse_reserved(self.user_data)
         if self.answer_file != "cloud-init" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
+        if self.answer_file != "cloud-init" and self.secrets:
+            raise ValueError("'secrets' need 'answer_file: cloud-init' (they are filled into user data)")
         if self.answer_file == "none" and self.restarts:
             raise ValueError("'restarts' needs an 'answer_file': nothing else restarts the guest during setup")
         if self.answer_file == "none" and self.keep_seed:
@@ -319,11 +332,12 @@ class ScaleSetSpec(_Part):
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
-# Of the setup: how long it may take, and the files that uploads and a password came from (these have digests).
+# Of the setup: how long it may take, and the files that uploads and secrets came from (these have digests).
 _NO_SHAPE: Any = {
     "timeout": True,
     "steps": {"__all__": {"upload": {"source"}}},
     "windows": {"administrator_password_file"},
+    "secrets": {"__all__": {"file"}},
 }
 
 

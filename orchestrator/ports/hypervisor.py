@@ -71,8 +71,8 @@ class Hypervisor(Protocol):
         Raises AgentAbsent if none answers, GuestError if it refuses.
         """
 
-    def describe_network(self, name: str) -> Subnet:
-        """Raises NotFound if the host has no such network, HostError if it has no IPv4 subnet."""
+    def describe_network(self, name: str, filter_: str = "") -> Subnet:
+        """Raises NotFound if the host has no such network or filter, HostError if it has no IPv4 subnet."""
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
         """Calls `on_change` from another thread whenever a machine of this host changes."""

@@ -178,7 +178,9 @@ class Controller:
             case RemoveLeak():
                 return self._remove_leak(step)
             case Advance(phase=Phase.FAILED):
-                step = replace(step, reason=self._with_console(step.member, step.reason))
+                step = replace(
+                    step, reason=self._with_console(step.member, step.reason, sets[step.member.set_name])
+                )
         quiet = isinstance(step, Settle) or (isinstance(step, NotePool | NoteRollout) and not step.events)
         log.log(logging.DEBUG if quiet else logging.INFO, "%s", step.reason)
         return self._parts.recorder.perform(step)
@@ -202,10 +204,10 @@ class Controller:
         except Interrupted:
             log.info("%s: interrupted", effect.reason)
         except UnderstudyError as error:
-            self._record_failure(effect, error)
+            self._record_failure(effect, error, wanted)
         except Exception:  # one machine must never stop the loop
             log.exception("%s: unexpected failure", effect.reason)
-            self._record_failure(effect, UnderstudyError("internal error; see the controller's log"))
+            self._record_failure(effect, UnderstudyError("internal error; see the controller's log"), wanted)
 
     def _tell(self, member: Member, kind: str, words: str) -> None:
         """An event of work under way. That it cannot be written is no reason for the work to fail."""
@@ -214,7 +216,7 @@ class Controller:
         except UnderstudyError as error:
             log.warning("cannot record what %s says: %s", member.name, error.message)
 
-    def _record_failure(self, effect: Effect, error: UnderstudyError) -> None:
+    def _record_failure(self, effect: Effect, error: UnderstudyError, wanted: ScaleSet) -> None:
         log.warning("%s: %s", effect.reason, error.message)
         reason = error.message if isinstance(error, HookFailed) else f"{effect.reason}: {error.message}"
         try:
@@ -225,16 +227,16 @@ class Controller:
                 reason = f"{effect.member.name} is not claimed: {reason}"
                 self._parts.recorder.refused(effect.member, reason)
             elif (effect.member.phase, effect.kind) in FATAL and not isinstance(error, HostUnreachable):
-                self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason))
+                self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason, wanted))
             else:
                 self._workers.pause(effect.member.name, _TROUBLE_PAUSE)
                 self._parts.recorder.complained(effect.member, reason)
         except UnderstudyError as second:
             log.error("cannot record a failure of %s: %s", effect.member.name, second)
 
-    def _with_console(self, member: Member, reason: str) -> str:
+    def _with_console(self, member: Member, reason: str, wanted: ScaleSet) -> str:
         try:
-            tail = self._parts.executor.console_tail(member)
+            tail = self._parts.executor.console_tail(member, wanted)
         except UnderstudyError:
             return reason
         return f"{reason}\nconsole of {member.name}:\n{tail}" if tail else reason

@@ -144,6 +144,14 @@ def _devices(devices: Element, blueprint: Blueprint, files: MachineFiles) -> Non
         SubElement(nic, "mac", address=blueprint.nic.mac)
         SubElement(nic, "source", network=blueprint.nic.network)
         SubElement(nic, "model", type=hardware.nic)
+        _filter(nic, blueprint)
+
+
+def _filter(nic: Element, blueprint: Blueprint) -> None:
+    if blueprint.nic.filter:
+        filterref = SubElement(nic, "filterref", filter=blueprint.nic.filter)
+        # Given, and not learned from what the guest sends first. The MAC address libvirt knows.
+        SubElement(filterref, "parameter", name="IP", value=blueprint.nic.address)
 
 
 def _overlay_disk(devices: Element, files: MachineFiles, bus: str) -> None:

@@ -7,8 +7,10 @@ Contract: https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.htm
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -45,8 +47,11 @@ class GuestIdentity:
     network: GuestNetwork
 
 
-def render_seed(spec: ScaleSetSpec, identity: GuestIdentity) -> dict[str, bytes]:
-    """File name -> content. Raises SpecError if user-data's template cannot be rendered."""
+def render_seed(
+    spec: ScaleSetSpec, identity: GuestIdentity, secrets: Mapping[str, str] | None = None
+) -> dict[str, bytes]:
+    """File name -> content. `secrets`: of the spec, name -> value. Raises SpecError if user-data's template cannot
+    be rendered."""
     meta = {
         "instance-id": identity.instance_id,
         "local-hostname": identity.name,
@@ -67,15 +72,21 @@ def render_seed(spec: ScaleSetSpec, identity: GuestIdentity) -> dict[str, bytes]
         "meta-data": _dump(meta),
         "vendor-data": "#cloud-config\n" + _dump(vendor),
         "network-config": _dump(_network(identity.network)),
-        "user-data": render_user_data(spec, identity.name, identity.address),
+        "user-data": render_user_data(spec, identity.name, identity.address, secrets),
     }
     return {name: text.encode() for name, text in documents.items()}
 
 
-def render_user_data(spec: ScaleSetSpec, instance: str, address: str) -> str:
-    """User-data with its variables filled in: `instance.name`, `instance.address`, `set.name`."""
+def render_user_data(
+    spec: ScaleSetSpec, instance: str, address: str, secrets: Mapping[str, str] | None = None
+) -> str:
+    """User-data with its variables filled in: `instance.name`, `instance.address`, `set.name`, `secrets.NAME`."""
     wanted = spec.setup.user_data
-    variables = {"instance": {"name": instance, "address": address}, "set": {"name": spec.name}}
+    variables = {
+        "instance": {"name": instance, "address": address},
+        "set": {"name": spec.name},
+        "secrets": SimpleNamespace(**(secrets or {})),
+    }
     if wanted is None:
         return "#cloud-config\n{}\n"
     if isinstance(wanted, str):
@@ -148,7 +159,7 @@ def _fill(text: str, variables: dict[str, Any]) -> str:
         line = f" (line {number})" if number else ""
         raise SpecError(
             f"user_data is not a usable Jinja2 template{line}: {error}",
-            "known variables: instance.name, instance.address, set.name; put literal braces in {% raw %}",
+            "known: instance.name, instance.address, set.name, secrets.NAME; put literal braces in {% raw %}",
         ) from error
 
 

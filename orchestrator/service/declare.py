@@ -83,7 +83,7 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
             f"({image.virtual_size // 2**20} MiB)",
             f"set disk to at least {-(-image.virtual_size // 2**20)}MiB, or leave it out",
         )
-    render_user_data(spec, f"{spec.name}-00000", "127.0.0.1")
+    render_user_data(spec, f"{spec.name}-00000", "127.0.0.1", dict.fromkeys(spec.setup.secrets, "a secret"))
     current = next((one for one in known.sets if one.name == spec.name), None)
     _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)

@@ -28,7 +28,7 @@ FILES = MachineFiles(
     console="/srv/volumes/understudy-web-4tz9k.2.console.log",
 )
 USER = Nic("52:54:00:aa:bb:cc", "127.77.0.2", forwards=((20022, 22), (20080, 80), (8080, 8080)))
-NETWORK = Nic("52:54:00:aa:bb:cc", "192.168.122.50", network="default")
+NETWORK = Nic("52:54:00:aa:bb:cc", "192.168.122.50", network="default", filter="clean-traffic")
 
 
 def blueprint(**fields: Any) -> Blueprint:

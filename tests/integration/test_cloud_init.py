@@ -1,4 +1,4 @@
-"""Debian's own cloud-init, without a machine: it boots in namespaces, on the root file system of the debian-12 image.
+"""Debian's own cloud-init, without a machine: it boots in namespaces, on the files of the debian-12 image.
 
 What is asked is whether a guest stays itself when the seed of its first boot is gone.
 """

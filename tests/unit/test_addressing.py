@@ -84,6 +84,8 @@ def test_in_network_mode_nothing_is_forwarded() -> None:
     member = make_member(address="192.168.122.9")
     nic = network_addressing("default", LAN, "").nic(member, make_spec())
     assert nic == Nic(member.mac, "192.168.122.9", network="default")
+    filtered = replace(network_addressing("default", LAN, ""), filter="clean-traffic")
+    assert filtered.nic(member, make_spec()) == replace(nic, filter="clean-traffic")
 
 
 def test_a_guest_on_a_network_is_told_its_real_address() -> None:

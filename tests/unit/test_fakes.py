@@ -21,7 +21,7 @@ from orchestrator.errors import (
     SetupFailed,
 )
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
-from orchestrator.models.machine import Blueprint, Nic
+from orchestrator.models.machine import Blueprint, Nic, Subnet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.spec import Probe, TcpProbe
 from orchestrator.ports.balancer import Balancer
@@ -196,6 +196,9 @@ def test_what_is_not_there_is_not_found() -> None:
         host.start_machine(DOMAIN)
     with pytest.raises(NotFound):
         host.describe_network("default")
+    host.networks["default"] = Subnet("192.168.122.0/24", "192.168.122.1")
+    with pytest.raises(NotFound, match="filter 'mine'"):
+        host.describe_network("default", "mine")
 
 
 # ---- balancer ------------------------------------------------------------------------------------------------

@@ -464,3 +464,31 @@ def test_an_upload_has_only_its_published_keys(tmp_path: Path) -> None:
     file.write_text("name: web\nimage: micro\nsetup: {steps: [{upload: {source: ., to: /x}}]}\n", encoding="utf-8")
     with pytest.raises(SpecError, match="source"):
         load_scale_sets(file)
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        ("{file: token, digest: abc}", "unknown key 'digest'"),
+        ("{file: nowhere}", "cannot read secret file"),
+        ("{file: .}", "is not a plain file"),
+        ("{fiel: token}", r"unknown key 'fiel' \(nearest: 'file'\)"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_named_with_its_line(tmp_path: Path, one: str, words: str) -> None:
+    (tmp_path / "token").write_text("long enough", encoding="utf-8")
+    (tmp_path / "token").chmod(0o600)
+    file = tmp_path / "web.yaml"
+    file.write_text(f"{HEAD}setup:\n  secrets:\n    db: {one}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=words) as raised:
+        load_scale_sets(file)
+    assert f"web.yaml:{len(HEAD.splitlines()) + 3}: " in raised.value.message
+
+
+def test_a_secret_file_lies_beside_the_scale_set_file(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("long enough", encoding="utf-8")
+    (tmp_path / "token").chmod(0o600)
+    file = tmp_path / "web.yaml"
+    file.write_text(f"{HEAD}setup: {{secrets: {{db: {{file: token}}}}}}\n", encoding="utf-8")
+    (spec,) = load_scale_sets(file)
+    assert spec.setup.secrets["db"].file == str(tmp_path / "token")

@@ -312,7 +312,9 @@ class LibvirtHost:
                 raise kind(f"the agent of {domain!r}: {error.get_error_message()}") from error
         return _returned(answer)
 
-    def describe_network(self, name: str) -> Subnet:
+    def describe_network(self, name: str, filter_: str = "") -> Subnet:
+        if filter_:
+            self._networks.check_filter(filter_)
         return self._networks.describe(name)
 
     def open_console(self, domain: str) -> Any:

@@ -10,7 +10,7 @@ import libvirt
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.errors import translated
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, NotFound
 from orchestrator.models.machine import Nic, Subnet
 
 
@@ -32,6 +32,19 @@ class Networks:
             reserved |= {host.get("ip", "") for host in dhcp.findall("host")} | self._leased(name)
             dynamic = tuple((part.get("start", ""), part.get("end", "")) for part in dhcp.findall("range"))
         return Subnet(str(subnet), gateway, (gateway,), tuple(sorted(reserved)), dynamic)
+
+    def check_filter(self, name: str) -> None:
+        """Raises NotFound if libvirt does not know that network filter."""
+        with translated(f"cannot look up network filter {name!r} on {self._connection.uri}"):
+            try:
+                self._connection.get().nwfilterLookupByName(name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT):
+                    raise
+                raise NotFound(
+                    f"{self._connection.uri} has no network filter {name!r}: guests could take others' addresses",
+                    "apt-get install libvirt-daemon-config-nwfilter, or set network.filter in config.toml",
+                ) from error
 
     def _leased(self, name: str) -> set[str]:
         with translated(f"cannot read the leases of network {name!r}"):

@@ -1,4 +1,4 @@
-"""Taking the seed out of a machine that has read it: from its definition, from its bus, from the disk of its host."""
+"""Taking the seed out of a machine that has read it: of its definition, of the running guest, of its host."""
 
 from __future__ import annotations
 
