@@ -372,7 +372,7 @@ def test_a_machine_that_is_set_up_has_no_seed_left(bench: Bench) -> None:
 
 
 def test_a_machine_whose_services_never_answer_keeps_its_seed(folder: Path) -> None:
-    bench = make_bench(folder, kind=GuestThatNeverBoots)
+    bench = make_bench(folder, kind=ScriptedGuestThatNeverBoots)
     bench.perform(EffectKind.CREATE)
     with pytest.raises(NeverReady):
         bench.perform(EffectKind.PROVISION)
@@ -400,6 +400,10 @@ def test_of_windows_only_a_probe_tells_that_the_seed_was_read(folder: Path, prob
     bench.perform(EffectKind.CREATE)
     bench.perform(EffectKind.PROVISION)
     assert len(seeds(bench)) == count
+
+
+class ScriptedGuestThatNeverBoots(GuestThatNeverBoots, ScriptedGuest):
+    """Both."""
 
 
 class HypervisorWithReadOnlyPool(FakeHypervisor):

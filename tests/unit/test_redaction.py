@@ -18,7 +18,7 @@ from orchestrator.models.spec import ScaleSetSpec, model_digest
 from orchestrator.models.steps import EffectKind
 from orchestrator.render.seed import render_user_data
 from tests.builders import make_spec
-from tests.fakes import GuestWithFailingSetup
+from tests.fakes import ScriptedGuest
 from tests.unit.examples import many
 from tests.unit.test_executor import Bench, make_bench
 
@@ -184,11 +184,11 @@ def test_a_step_that_prints_and_fails_shows_no_secret(secret_file: Path, tmp_pat
 
 
 def test_a_setup_that_fails_shows_no_secret(secret_file: Path, tmp_path: Path) -> None:
-    class GuestThatTellsItsSecret(GuestWithFailingSetup):
+    class GuestThatTellsItsSecret(ScriptedGuest):
         def finish_setup(self, member: str) -> None:
             raise GuestError(f"setup of {member} failed: curl: (22) {TOKEN}")
 
-    bench = make_bench(tmp_path, kind=GuestThatTellsItsSecret, setup=setup_with(secret_file))  # type: ignore[arg-type]
+    bench = make_bench(tmp_path, kind=GuestThatTellsItsSecret, setup=setup_with(secret_file))
     bench.wanted = type(bench.wanted)(**{**vars(bench.wanted), "spec": kept(bench.wanted.spec, tmp_path)})
     bench.perform(EffectKind.CREATE)
     with pytest.raises(GuestError, match=r"\(22\) \[secret token\]"):
