@@ -149,14 +149,18 @@ def with_text(where: tuple[str | int, ...], text: str) -> dict[str, Any]:
     return document
 
 
+def accepted(where: tuple[str | int, ...], text: str) -> ScaleSetSpec | None:
+    """The set with that text at one place; None where it is refused."""
+    try:
+        return ScaleSetSpec.model_validate(with_text(where, text))
+    except ValueError:
+        return None
+
+
 @st.composite
 def sets(draw: st.DrawFn) -> ScaleSetSpec | None:
     """With hostile text at one place; None where it is refused."""
-    document = with_text(draw(st.sampled_from(PLACES)), draw(hostile))
-    try:
-        return ScaleSetSpec.model_validate(document)
-    except ValueError:
-        return None
+    return accepted(draw(st.sampled_from(PLACES)), draw(hostile))
 
 
 # ---- documents -----------------------------------------------------------------------------------------------
@@ -200,11 +204,8 @@ LINES = re.compile(
 )
 
 
-@many
-@given(sets())
-def test_no_directive_gets_into_haproxy_s_configuration(spec: ScaleSetSpec | None) -> None:
-    if spec is None:
-        return
+def check_haproxy(spec: ScaleSetSpec) -> None:
+    """No directive gets into HAProxy's configuration."""
     lines = haproxy_of(spec)
     assert [line for line in lines if not LINES.fullmatch(line)] == []
     heads = [line.split()[0] for line in lines if line.strip()]
@@ -240,11 +241,8 @@ def shape(element: ElementTree.Element) -> Any:
     return element.tag, sorted(element.attrib), [shape(child) for child in element]
 
 
-@many
-@given(sets())
-def test_no_element_and_no_option_gets_into_a_domain(spec: ScaleSetSpec | None) -> None:
-    if spec is None:
-        return
+def check_domain(spec: ScaleSetSpec) -> None:
+    """No element and no option gets into a domain."""
     usual = ScaleSetSpec.model_validate(
         {
             **PLAIN,
@@ -269,11 +267,8 @@ def seed_of(spec: ScaleSetSpec) -> dict[str, bytes]:
     return render_seed(spec, identity)
 
 
-@many
-@given(sets())
-def test_a_seed_says_of_its_guest_what_we_say(spec: ScaleSetSpec | None) -> None:
-    if spec is None:
-        return
+def check_seed(spec: ScaleSetSpec) -> None:
+    """A seed says of its guest what we say."""
     try:
         files = seed_of(spec)
     except SpecError:
@@ -324,11 +319,8 @@ def is_plain_name(name: str) -> bool:
     return PurePosixPath(name).name == name and name not in ("", ".", "..") and shlex.quote(name) == name
 
 
-@many
-@given(sets())
-def test_no_name_leaves_its_directory(spec: ScaleSetSpec | None) -> None:
-    if spec is None:
-        return
+def check_names(spec: ScaleSetSpec) -> None:
+    """No name leaves its directory."""
     domain = domain_name(PREFIX, f"{spec.name}-00001")
     names = [domain, *(make(domain, 1) for make in (overlay_volume, seed_volume, console_volume))]
     names += [drive_volume(PREFIX, spec.name, drive.name, 1) for drive in spec.drives]
@@ -410,3 +402,24 @@ def test_settings_that_name_things_are_names_or_refused(tmp_path: Path, text: st
 def test_what_tells_a_guest_its_phase_is_our_own_script(phase: GuestPhase) -> None:
     assert re.fullmatch(r"[a-z_]+", phase.value)
     assert f"printf '{phase.value}\\n'" in tell_script(phase)
+
+
+# ---- every document of every set -------------------------------------------------------------------------------
+
+
+def check_all(spec: ScaleSetSpec | None) -> None:
+    if spec is not None:
+        for check in (check_haproxy, check_domain, check_seed, check_names):
+            check(spec)
+
+
+@many
+@given(sets())
+def test_hostile_text_stays_in_its_place(spec: ScaleSetSpec | None) -> None:
+    check_all(spec)
+
+
+@pytest.mark.parametrize("where", PLACES, ids=lambda where: ".".join(map(str, where)))
+def test_each_known_attack_at_each_place(where: tuple[str | int, ...]) -> None:
+    for text in ATTACKS:
+        check_all(accepted(where, text))
