@@ -1,12 +1,14 @@
-"""Where the compressed data of a qcow2 file ends.
+"""What a qcow2 file names, and where its compressed data ends.
 
-qemu-img reads what lies beyond a file's end as zeros and accepts a compressed cluster that is cut short, so a
-truncated download would pass its check. Layout: docs/interop/qcow2.txt of QEMU.
+qemu-img opens what a header names while it only looks at the file (CVE-2024-4467), so names are read here first. And
+it reads what lies beyond a file's end as zeros and accepts a compressed cluster that is cut short, so a truncated
+download would pass its check. Layout: docs/interop/qcow2.txt of QEMU.
 """
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +16,52 @@ _HEADER = struct.Struct(">4sIQIIQIIQ")  # magic, version, backing offset and siz
 _COMPRESSED = 1 << 62
 _OFFSET = 0x00FFFFFFFFFFFE00
 _SECTOR = 512
+_V3_LENGTH = 104
+_EXTERNAL_DATA = 1 << 2  # incompatible feature
+_DATA_FILE = 0x44415441  # header extension
+
+
+@dataclass(frozen=True)
+class HeaderNames:
+    """Other files that a header names; None: none. `encrypted`: its data is."""
+
+    backing: str | None = None
+    data: str | None = None
+    encrypted: bool = False
+
+
+def read_header_names(front: bytes) -> HeaderNames:
+    """Of the beginning of a qcow2 file. What is cut off or makes no sense names nothing; qemu-img refuses it."""
+    if len(front) < _HEADER.size:
+        return HeaderNames()
+    _, version, backing, backing_size, _, _, crypt, _, _ = _HEADER.unpack(front[: _HEADER.size])
+    is_new = version >= 3 and len(front) >= _V3_LENGTH
+    (features,) = struct.unpack_from(">Q", front, 72) if is_new else (0,)
+    (begin,) = struct.unpack_from(">I", front, 100) if is_new else (72,)
+    data = _find_extension(front, begin, _DATA_FILE)
+    if data is None and features & _EXTERNAL_DATA:
+        data = b""
+    return HeaderNames(
+        _words(front[backing : backing + min(backing_size, 1023)]) if backing else None,
+        _words(data) if data is not None else None,
+        bool(crypt),
+    )
+
+
+def _words(name: bytes) -> str:
+    return name.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _find_extension(front: bytes, begin: int, wanted: int) -> bytes | None:
+    """The data of one header extension: type and length, then data padded to 8 bytes, until one of type 0."""
+    while begin + 8 <= len(front):
+        kind, length = struct.unpack_from(">II", front, begin)
+        if kind == 0:
+            return None
+        if kind == wanted:
+            return front[begin + 8 : begin + 8 + length]
+        begin += 8 + (length + 7) // 8 * 8
+    return None
 
 
 def end_of_compressed_data(file: Path) -> int:

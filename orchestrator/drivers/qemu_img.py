@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.drivers.foreign_formats import find_foreign_kind, read_ends, refuse_foreign
-from orchestrator.drivers.qcow2 import end_of_compressed_data
+from orchestrator.drivers.qcow2 import HeaderNames, end_of_compressed_data, read_header_names
 from orchestrator.errors import ImageRefused, UnderstudyError
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -52,6 +53,7 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
         return ImageFacts(foreign, int(info["virtual-size"]))
     if not start.startswith(_QCOW2_MAGIC):
         return _inspect_raw(start, file.stat().st_size, shown)
+    _refuse_names(read_header_names(ends.front), shown)
     info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], shown)
     _refuse_other_files(info, file, shown)
     virtual_size = int(info["virtual-size"])
@@ -66,18 +68,30 @@ def image_options(file: Path, kind: str) -> str:
     return f"{options},force_size_calc=current_size" if kind == "vpc" else options
 
 
+_FLATTEN = "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
+
+
+def _refuse_names(names: HeaderNames, shown: str) -> None:
+    """The file-read attack, before qemu-img opens the file: a header that names another file of the host."""
+    if names.backing is not None:
+        raise ImageRefused(f"{shown} is not self-contained: it names the backing file {names.backing!r}", _FLATTEN)
+    if names.data is not None:
+        raise ImageRefused(f"{shown} keeps its data in another file ({names.data!r})", _FLATTEN)
+    if names.encrypted:
+        raise ImageRefused(f"{shown} is encrypted", "decrypt it first with qemu-img convert")
+
+
 def _refuse_other_files(info: dict[str, Any], file: Path, shown: str) -> None:
-    """The file-read attack: a header that names another file of the host."""
+    """The same by what qemu-img understood."""
     details = info.get("format-specific", {}).get("data", {})
     backing = info.get("backing-filename") or info.get("full-backing-filename")
-    flatten = "flatten it first: qemu-img convert -O qcow2 IN OUT, on the machine it came from"
     if backing:
-        raise ImageRefused(f"{shown} is not self-contained: it names the backing file {backing!r}", flatten)
+        raise ImageRefused(f"{shown} is not self-contained: it names the backing file {backing!r}", _FLATTEN)
     others = [str(one.get("filename")) for one in details.get("extents", [])]
     if any(other != str(file) for other in others):
-        raise ImageRefused(f"{shown} keeps its data in other files ({', '.join(others)})", flatten)
+        raise ImageRefused(f"{shown} keeps its data in other files ({', '.join(others)})", _FLATTEN)
     if "data-file" in details or "data-file-raw" in details:
-        raise ImageRefused(f"{shown} keeps its data in another file ({details.get('data-file')!r})", flatten)
+        raise ImageRefused(f"{shown} keeps its data in another file ({details.get('data-file')!r})", _FLATTEN)
     if info.get("encrypted") or details.get("encrypt"):
         raise ImageRefused(f"{shown} is encrypted", "decrypt it first with qemu-img convert")
     if details.get("corrupt"):
@@ -118,8 +132,9 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
     arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
     # A small file can claim to hold a large disk: what is written stays within the space that is there.
     room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
+    seconds = _INSPECT_SECONDS * 10 + source.stat().st_size // _SLOWEST
     process = subprocess.Popen(
-        [*_limits(f"--fsize={room}"), _tool(), *arguments],
+        [*_limits(f"--fsize={room}", f"--cpu={seconds}"), _tool(), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -134,6 +149,8 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
         process.kill()
         process.wait()
         raise
+    if process.returncode == -signal.SIGXCPU:
+        raise ImageRefused(f"converting {source} takes more than {seconds} s of processor time")
     if process.returncode != 0:
         raise UnderstudyError(
             f"cannot convert {source}: {errors.strip()[-500:] or 'it does not fit on the disk'}",
@@ -185,9 +202,9 @@ def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]
         raise ImageRefused(f"qemu-img {arguments[0]} took longer than {seconds} s on {arguments[-1]}") from error
 
 
-def _limits(limit: str) -> list[str]:
+def _limits(*limits: str) -> list[str]:
     """What goes before qemu-img's own name: a hostile image can ask for much."""
-    return ["prlimit", f"--as={_ADDRESS_SPACE}", limit] if shutil.which("prlimit") else []
+    return ["prlimit", f"--as={_ADDRESS_SPACE}", *limits] if shutil.which("prlimit") else []
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HaproxyProcess:
-    """Where the process keeps its things; `user` empty: it keeps the user that starts it."""
+    """Where the process keeps its things; `user` empty: it keeps user and group of who starts it."""
 
     stats_socket: str
     pid_file: str
     user: str = ""
+    group: str = ""
 
 
 def check_options(check: HealthCheck) -> str:

@@ -71,7 +71,7 @@ def knock(on: Installation, row: dict[str, Any], port: int) -> None:
         on,
         row,
         "ip route add default via 10.0.2.2 2>/dev/null; for to in 10.0.2.2 10.0.2.3; do "
-        f"nc -w 2 $to {port} < /dev/null; echo hello | nc -u -w 1 $to {port}; done; true",
+        f"nc -w 2 $to {port} < /dev/null; timeout 3 tftp -g -r x -l /dev/null $to {port}; done 2> /dev/null; true",
     )
 
 
@@ -113,6 +113,8 @@ def there(host: PrivateHost, micro_image: Path) -> Iterator[Installation]:
         made.write("web.yaml", web_set(made, instances=2))
         made.run("apply", str(made.root / "web.yaml"))
         yield made
+        made.run("delete", "web")
+        host.run("virsh", "-q", "net-destroy", "ustnet")
 
 
 STRANGER, FOREIGN_MAC = "192.168.203.77", "52:54:00:fe:fe:fe"
@@ -155,8 +157,10 @@ def test_no_guest_of_a_network_pretends_to_be_another(host: PrivateHost, there: 
 
 
 def test_a_host_without_the_filter_is_told_what_to_install(there: Installation) -> None:
+    usual = (there.root / "config.toml").read_text(encoding="utf-8")
     there.configure(network='[network]\nmode = "network"\nname = "ustnet"\nfilter = "no-such"\n')
     for command in (("apply", str(there.root / "web.yaml")), ("doctor",)):
         said = there.run(*command, expect=2 if command[0] == "apply" else 1)
         assert "has no network filter 'no-such'" in said
         assert "libvirt-daemon-config-nwfilter" in said
+    (there.root / "config.toml").write_text(usual, encoding="utf-8")

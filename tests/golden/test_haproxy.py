@@ -42,7 +42,7 @@ def section(text: str, header: str) -> list[str]:
     ("name", "text"),
     [
         ("haproxy-two.cfg", render(TCP, HTTP)),
-        ("haproxy-as-root.cfg", render(HTTP, process=replace(PROCESS, user="haproxy"))),
+        ("haproxy-as-root.cfg", render(HTTP, process=replace(PROCESS, user="haproxy", group="haproxy"))),
         ("haproxy-empty.cfg", render()),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import secrets
 import socket
 import subprocess
@@ -217,3 +218,19 @@ def test_the_files_are_private(balancer: HaproxyBalancer, front: Frontend, tmp_p
     balancer.converge(BalancerConfig((front,)))
     assert (tmp_path / "stats.sock").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "haproxy.cfg").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up being root")
+def test_started_by_root_no_process_that_serves_is_root_s(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    (pid,) = (tmp_path / "haproxy.pid").read_text(encoding="utf-8").split()
+    done = subprocess.run(["ps", "-o", "user=,group=", "-p", pid], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["haproxy", "haproxy"]
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    facts = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    assert "0" not in facts["Uid"] + facts["Gid"]
+    assert set(facts["CapEff"]) == set(facts["CapPrm"]) == {"0000000000000000"}
+    assert get(front) in {"web-1", "web-2"}
+    assert (tmp_path / "stats.sock").stat().st_uid == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import socket
+import struct
 import subprocess
 from pathlib import Path
 
@@ -190,6 +192,43 @@ def make_with_data_file(directory: Path) -> Path:
     file = directory / "data.qcow2"
     qemu_img("create", "-f", "qcow2", "-o", f"data_file={directory / 'outer.raw'}", file, "8M")
     return file
+
+
+def make_hostile_header(directory: Path, name: str, *, by_extension: bool) -> Path:
+    """A qcow2 header and nothing else, which names a file to open: as its data file or as its backing file."""
+    begin = 104 + 8 + (len(name) + 7) // 8 * 8 + 8 if by_extension else 104 + 8
+    backing = (0, 0) if by_extension else (begin, len(name))
+    header = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", 3, *backing, 16, 2**20, 0, 1, 2**17)
+    header += struct.pack(">QIIQQQQII", 2**16, 1, 0, 0, 4 if by_extension else 0, 0, 0, 4, 104)
+    if by_extension:
+        header += struct.pack(">II", 0x44415441, len(name)) + name.encode().ljust((len(name) + 7) // 8 * 8, b"\0")
+    header += bytes(8) + (b"" if by_extension else name.encode())
+    file = directory / "hostile.qcow2"
+    file.write_bytes(header.ljust(2**18, b"\0"))
+    return file
+
+
+@pytest.mark.parametrize("by_extension", [True, False])
+@pytest.mark.parametrize("kind", ["json", "url"])
+def test_nothing_that_a_header_names_is_asked_for(
+    store: Store, paths: StatePaths, tmp_path: Path, kind: str, by_extension: bool
+) -> None:
+    """qemu-img of some versions opens it while it only looks at the file."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        remote = {"driver": "nbd", "server": {"type": "inet", "host": "127.0.0.1", "port": str(port)}}
+        name = (
+            f"json:{json.dumps({'driver': 'raw', 'file': remote})}"
+            if kind == "json"
+            else f"nbd://127.0.0.1:{port}/x"
+        )
+        file = make_hostile_header(tmp_path, name, by_extension=by_extension)
+        with pytest.raises(ImageRefused, match="nbd"):
+            import_image(store, paths, "evil", file, lambda percent, words: None)
+        server.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert list(paths.images.iterdir()) == []
 
 
 def make_truncated(directory: Path) -> Path:

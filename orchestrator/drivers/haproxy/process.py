@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import os
 import pwd
 import re
@@ -99,7 +100,7 @@ class HaproxyBalancer:
         self._load(text, running)
 
     def _render(self, config: BalancerConfig) -> str:
-        process = HaproxyProcess(str(self._socket), str(self._pid_file), _unprivileged_user())
+        process = HaproxyProcess(str(self._socket), str(self._pid_file), *_unprivileged())
         return render_haproxy(self._template, config, process)
 
     def _write_candidate(self, text: str) -> None:
@@ -244,14 +245,18 @@ def _alerts(done: subprocess.CompletedProcess[str]) -> str:
     return " ".join(" ".join(lines).split())[-500:] or f"exit status {done.returncode}"
 
 
-def _unprivileged_user() -> str:
+def _unprivileged() -> tuple[str, str]:
+    """User and group that a HAProxy of root gives itself to; empty where an ordinary user starts it.
+
+    Raises BalancerError if there is neither its own user nor `nobody`.
+    """
     if os.geteuid() != 0:
-        return ""
-    try:
-        pwd.getpwnam("haproxy")
-    except KeyError:
-        return ""
-    return "haproxy"
+        return "", ""
+    for name in ("haproxy", "nobody"):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            return name, grp.getgrgid(user.pw_gid).gr_name
+    raise BalancerError("HAProxy would run as root: there is no user 'haproxy'", "apt-get install haproxy")
 
 
 def _is_alive(pid: int) -> bool:
