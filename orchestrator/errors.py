@@ -20,6 +20,7 @@ UnderstudyError             something the operator asked for could not be done
 │   └── NeverReady          the services did not answer in time
 ├── StoreError              the store cannot be read or written
 ├── Interrupted             work was cancelled because it is no longer wanted (never shown)
+│   └── LeaseLost           another process is the controller now: what this one decided is void
 └── TimedOut                the world did not match the wish in time (exit 3)
 
 `fix` is the second line: what the operator can type or change.
@@ -115,6 +116,10 @@ class StoreError(UnderstudyError):
 
 
 class Interrupted(UnderstudyError):
+    pass
+
+
+class LeaseLost(Interrupted):
     pass
 
 

@@ -127,13 +127,13 @@ class Executor:
     # ---- effects -----------------------------------------------------------------------------------------
 
     def _create(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        host = self._host(member.host)
-        host.ensure_image(wanted.image, self._installation.images / f"{wanted.image.digest}.qcow2")
+        file = self._installation.images / f"{wanted.image.digest}.qcow2"
+        self._host(member.host).ensure_image(wanted.image, file)
         blueprint = self._blueprint(member, wanted)
-        host.create_machine(blueprint, self._seed(member, wanted))
+        self._host(member.host).create_machine(blueprint, self._seed(member, wanted))
         if member.incarnation > 1:  # what an earlier body had and this one does not
             kept = local_volume(self._installation.prefix, member.name, member.storage_since)
-            host.disks.remove_local_storage(member.name, kept)
+            self._host(member.host).disks.remove_local_storage(member.name, kept)
 
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
@@ -271,10 +271,9 @@ class Executor:
             raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
     def _destroy(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        host = self._host(member.host)
-        host.destroy_machine(domain_name(self._installation.prefix, member.name))
+        self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
         if member.phase is Phase.DELETING:
-            host.disks.remove_local_storage(member.name)
+            self._host(member.host).disks.remove_local_storage(member.name)
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -345,6 +344,7 @@ class Executor:
         return Patience(self._world.clock.monotonic() + wanted.spec.setup.timeout, cancelled)
 
     def _host(self, name: str) -> Hypervisor:
+        """Looked up for each call, so that a controller that lost its lease in between gets none."""
         try:
             return self._world.hosts[name]
         except KeyError:

@@ -15,7 +15,7 @@ from orchestrator.drivers.keys import SecretIdentities, SystemClock, ensure_oper
 from orchestrator.errors import SpecError
 from orchestrator.models.sightings import Observed
 from orchestrator.planner import Desired, Limits
-from orchestrator.store import Lease, Store, open_store
+from orchestrator.store import Fence, Lease, Store, open_store
 
 if TYPE_CHECKING:
     from orchestrator.apply.addressing import Addressing
@@ -65,6 +65,10 @@ class Runtime:
     @cached_property
     def lease(self) -> Lease:
         return Lease(self.store)
+
+    @cached_property
+    def fence(self) -> Fence:
+        return Fence(self.lease)
 
     # ---- hosts -------------------------------------------------------------------------------------------
 
@@ -150,6 +154,7 @@ class Runtime:
     @cached_property
     def executor(self) -> Executor:
         from orchestrator.apply.executor import Executor, Installation, World
+        from orchestrator.apply.fenced import FencedHosts
         from orchestrator.drivers.guest import NetworkGuest
         from orchestrator.drivers.seed_iso import IsoSeedWriter
 
@@ -164,10 +169,8 @@ class Runtime:
             addressing=self.addressing,
             shutdown_timeout=self.settings.limits.shutdown_timeout,
         )
-        world = World(
-            self.hosts, NetworkGuest(self.paths.operator_key), IsoSeedWriter(), self.identities, self.clock
-        )
-        return Executor(installation, world)
+        hosts, guest = FencedHosts(self.hosts, self.fence.check), NetworkGuest(self.paths.operator_key)
+        return Executor(installation, World(hosts, guest, IsoSeedWriter(), self.identities, self.clock))
 
     @cached_property
     def identities(self) -> SecretIdentities:
@@ -181,11 +184,12 @@ class Runtime:
 
         parts = ControllerParts(
             store=self.store,
-            recorder=Recorder(self.store, self.identities.member_suffix, self.addressing.candidates),
+            recorder=Recorder(self.store, self.identities.member_suffix, self.addressing.candidates, self.fence),
             executor=self.executor,
             hosts=self.hosts,
             balancer=self.balancer,
             lease=self.lease,
+            fence=self.fence,
             clock=self.clock,
         )
         parallel = self.settings.limits.parallel

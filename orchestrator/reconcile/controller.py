@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from orchestrator.apply.executor import Executor
-from orchestrator.errors import BalancerError, HookFailed, HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.errors import (
+    BalancerError,
+    HookFailed,
+    HostUnreachable,
+    Interrupted,
+    LeaseLost,
+    UnderstudyError,
+)
 from orchestrator.lifecycle.table import FATAL
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Observed
@@ -35,7 +42,7 @@ from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
 from orchestrator.reconcile.readiness_watch import ReadinessWatch
 from orchestrator.reconcile.workers import Work, Workers
-from orchestrator.store import Lease, Store
+from orchestrator.store import Fence, Lease, Store
 from orchestrator.store.lease import LEASE_TTL
 from orchestrator.store.records import Recorder
 from orchestrator.store.store import Snapshot
@@ -56,6 +63,7 @@ class ControllerParts:
     hosts: Mapping[str, Hypervisor]
     balancer: Balancer
     lease: Lease
+    fence: Fence
     clock: Clock
     look_deadline: float = LOOK_DEADLINE
 
@@ -98,7 +106,10 @@ class Controller:
             while not self._stopping.is_set():
                 self._wake.clear()
                 try:
-                    pause = self.turn() if self._parts.lease.take() else 1.0
+                    pause = self.turn() if self._take_lease() else 1.0
+                except LeaseLost as error:
+                    log.warning("%s", error.message)
+                    pause = 1.0
                 except UnderstudyError as error:
                     log.error("%s", error)
                     pause = 1.0
@@ -114,11 +125,26 @@ class Controller:
             self._workers.stop()
             self._release()
 
+    def _take_lease(self) -> bool:
+        """Taken anew, it gives no right to go on with what was begun before it was lost."""
+        before = self._parts.lease.term
+        has_it = self._parts.lease.take()
+        if not has_it or self._parts.lease.term != before:
+            self._give_way()
+        return has_it
+
+    def _give_way(self) -> None:
+        """Another process is or was the controller: what this one has under way is not its own any more."""
+        count = self._workers.interrupt_all()
+        if count:
+            log.warning("the controller lease was lost; giving up what is under way: %d", count)
+
     def _keep_lease(self) -> None:
         """A turn that a slow host holds up must not cost the lease while effects go on."""
         while not self._stopping.wait(LEASE_TTL / 3):
             try:
-                self._parts.lease.renew()
+                if not self._parts.lease.renew():
+                    self._give_way()
             except UnderstudyError as error:
                 log.error("cannot renew the controller lease: %s", error)
 
@@ -129,7 +155,11 @@ class Controller:
             log.error("cannot release the controller lease: %s", error)
 
     def turn(self) -> float:
-        """One look; seconds to wait before the next. Raises StoreError."""
+        """One look; seconds to wait before the next. Raises StoreError, and LeaseLost if it was lost meanwhile."""
+        with self._parts.fence.acting(self._parts.lease.term):
+            return self._turn()
+
+    def _turn(self) -> float:
         # The order matters: what finishes after `busy` was read counts as busy for this turn, so that no stale
         # record is planned upon, and the world is seen after the records that describe it.
         busy = self._workers.busy()
@@ -188,21 +218,31 @@ class Controller:
     # ---- effects -----------------------------------------------------------------------------------------
 
     def _begin(self, effect: Effect, wanted: ScaleSet) -> None:
-        started = self._workers.try_start(effect, lambda work: self._carry_out(work, wanted), self.wake)
+        term = self._parts.lease.term
+        started = self._workers.try_start(effect, lambda work: self._carry_out(work, wanted), self.wake, term)
         if started:
             log.info("%s", effect.reason)
 
     def _carry_out(self, work: Work, wanted: ScaleSet) -> None:
-        """Runs in a worker thread: the effect, then its record."""
-        effect = work.effect
+        """Runs in a worker thread: the effect, then its record, both only while the lease is held."""
+        with self._parts.fence.acting(work.term):
+            self._perform_effect(work, wanted)
+
+    def _perform_effect(self, work: Work, wanted: ScaleSet) -> None:
+        effect, fence = work.effect, self._parts.fence
+
+        def is_cancelled() -> bool:
+            return work.cancelled.is_set() or not fence.holds()
+
         try:
-            self._parts.executor.perform(effect, wanted, work.cancelled.is_set, self._tell)
+            fence.check()
+            self._parts.executor.perform(effect, wanted, is_cancelled, self._tell)
             self._parts.recorder.succeeded(effect.member, effect.kind, effect.reason)
             if effect.kind is EffectKind.PROVISION:
                 seconds = self._parts.clock.now() - effect.member.phase_since
                 self._parts.store.write_fact(f"setup_seconds:{effect.member.model}", seconds)
-        except Interrupted:
-            log.info("%s: interrupted", effect.reason)
+        except Interrupted as stop:
+            log.info("%s: interrupted: %s", effect.reason, stop.message)
         except UnderstudyError as error:
             self._record_failure(effect, error, wanted)
         except Exception:  # one machine must never stop the loop
@@ -247,6 +287,7 @@ class Controller:
         now = self._parts.clock.monotonic()
         if now < self._balancer_retry_at:
             return False
+        self._parts.fence.check()
         try:
             self._parts.balancer.converge(step.config)
         except BalancerError as error:

@@ -24,9 +24,10 @@ _LIGHT_THREADS = 16
 
 @dataclass(frozen=True)
 class Work:
-    """One effect under way."""
+    """One effect under way. `term`: that of the lease under which it was decided."""
 
     effect: Effect
+    term: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -47,9 +48,11 @@ class Workers:
         with self._lock:
             return {name: work.effect.kind for name, work in self._works.items()}
 
-    def try_start(self, effect: Effect, run: Callable[[Work], None], done: Callable[[], None]) -> bool:
+    def try_start(
+        self, effect: Effect, run: Callable[[Work], None], done: Callable[[], None], term: int = 0
+    ) -> bool:
         """False if the member is busy or its host has no place; it will be planned again."""
-        work = Work(effect)
+        work = Work(effect, term)
         with self._lock:
             if effect.member.name in self._works or not self._has_place(effect):
                 return False
@@ -68,6 +71,14 @@ class Workers:
         if work is not None:
             work.cancelled.set()
 
+    def interrupt_all(self) -> int:
+        """How many effects were under way."""
+        with self._lock:
+            works = list(self._works.values())
+        for work in works:
+            work.cancelled.set()
+        return len(works)
+
     def pause(self, member: str, seconds: float) -> None:
         """Start nothing on this member for a while: what just failed would fail again."""
         with self._lock:
@@ -75,10 +86,7 @@ class Workers:
 
     def stop(self) -> None:
         """Cancel everything and wait until the threads are done; phases stay, so that work can be taken up."""
-        with self._lock:
-            works = list(self._works.values())
-        for work in works:
-            work.cancelled.set()
+        self.interrupt_all()
         for pool in (self._heavy, self._light, self._tell):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,57 +1,96 @@
 """The controller lease: at most one process converges at a time.
 
 The holder renews it well before it expires; a dead holder on this machine is noticed at once, one elsewhere
-when the lease runs out.
+when the lease runs out. A holder that was held up finds out by the row: whoever took it meanwhile stands there.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from orchestrator.store.store import Store
 from orchestrator.store.tables import leases
 
 LEASE_TTL = 10.0  # seconds
+_FRESH = LEASE_TTL / 2
 
 
 class Lease:
-    """One process's claim to be the controller."""
+    """One process's claim to be the controller. `monotonic`: seconds that go on while the process is stopped."""
 
-    def __init__(self, store: Store, name: str = "controller", holder: str | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str = "controller",
+        holder: str | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._name = name
         self._holder = holder or f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+        self._monotonic = monotonic
+        self._term = 0
+        self._confirmed_at = float("-inf")
+
+    @property
+    def term(self) -> int:
+        """Grows by one each time the lease is taken anew: what was decided under an earlier one is void."""
+        return self._term
 
     def take(self) -> bool:
         """Take or renew; False while somebody else who lives holds it. Raises StoreError."""
-        now = self._store.now()
+        asked_at, now = self._monotonic(), self._store.now()
         with self._store.database.write() as connection:
-            row = connection.execute(select(leases).where(leases.c.name == self._name)).first()
+            row = connection.execute(select(leases).where(leases.c.name == self._name).with_for_update()).first()
             values = {"holder": self._holder, "expires_at": now + LEASE_TTL}
             if row is None:
                 connection.execute(insert(leases).values(name=self._name, **values))
-                return True
-            if row.holder != self._holder and row.expires_at > now and _may_live(row.holder):
+            elif row.holder != self._holder and row.expires_at > now and _may_live(row.holder):
                 return False
-            connection.execute(update(leases).where(leases.c.name == self._name).values(**values))
-            return True
+            else:
+                connection.execute(update(leases).where(leases.c.name == self._name).values(**values))
+        if row is None or row.holder != self._holder:
+            self._term += 1
+        self._confirmed_at = asked_at
+        return True
 
     def renew(self) -> bool:
         """Prolong it; False if it is not ours any more."""
-        mine = (leases.c.name == self._name) & (leases.c.holder == self._holder)
+        asked_at = self._monotonic()
         with self._store.database.write() as connection:
-            done = connection.execute(update(leases).where(mine).values(expires_at=self._store.now() + LEASE_TTL))
+            values = {"expires_at": self._store.now() + LEASE_TTL}
+            done = connection.execute(update(leases).where(self._mine()).values(**values))
+        self._confirmed_at = asked_at if done.rowcount else float("-inf")
         return bool(done.rowcount)
 
     def release(self) -> None:
         """Give it back if it is still ours."""
-        mine = (leases.c.name == self._name) & (leases.c.holder == self._holder)
+        self._confirmed_at = float("-inf")
         with self._store.database.write() as connection:
-            connection.execute(delete(leases).where(mine))
+            connection.execute(delete(leases).where(self._mine()))
+
+    def is_ours(self) -> bool:
+        """As the store says. One that has run out but that nobody has taken is ours still. Raises StoreError."""
+        with self._store.database.read() as connection:
+            return connection.execute(select(leases.c.name).where(self._mine())).first() is not None
+
+    def is_ours_in(self, connection: Connection) -> bool:
+        """The same in a transaction that writes: it stays so until the transaction ends."""
+        query = select(leases.c.name).where(self._mine()).with_for_update()
+        return connection.execute(query).first() is not None
+
+    def is_fresh(self) -> bool:
+        """The store said not long ago that it is ours, and nobody could take it since."""
+        return self._monotonic() - self._confirmed_at < _FRESH
+
+    def _mine(self) -> ColumnElement[bool]:
+        return (leases.c.name == self._name) & (leases.c.holder == self._holder)
 
     def find_other_holder(self) -> str | None:
         """Who else holds it and may be alive."""

@@ -6,7 +6,8 @@ row matches and the result is dropped: the next look plans again from what is tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,7 @@ from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
+from orchestrator.store.fence import Fence
 from orchestrator.store.rows import read_spec
 from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
@@ -50,16 +52,31 @@ _OFF_OR_ON = frozenset({EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBER
 class Recorder:
     """Performs the record steps of a plan, and records what became of its effects."""
 
-    def __init__(self, store: Store, suffix: Callable[[], str], addresses: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        suffix: Callable[[], str],
+        addresses: Callable[[], Iterable[str]],
+        fence: Fence | None = None,
+    ) -> None:
         self._store = store
+        self._fence = fence
         self._suffix = suffix
         self._addresses = addresses
         self._installation = store.installation()
 
-    def perform(self, step: RecordStep) -> bool:
-        """True if the row was still as planned."""
-        values: dict[str, Any]
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """A transaction of the controller. Raises LeaseLost if this process is not the controller any more."""
         with self._store.database.write() as connection:
+            if self._fence is not None:
+                self._fence.check_in(connection)
+            yield connection
+
+    def perform(self, step: RecordStep) -> bool:
+        """True if the row was still as planned. Raises LeaseLost, as every record does."""
+        values: dict[str, Any]
+        with self._write() as connection:
             match step:
                 case Admit():
                     return self._admit(connection, step)
@@ -94,7 +111,7 @@ class Recorder:
     def succeeded(self, member: Member, kind: EffectKind, reason: str) -> bool:
         """Record what a finished effect made of its member."""
         following = AFTER_SUCCESS[member.phase, kind]
-        with self._store.database.write() as connection:
+        with self._write() as connection:
             if member.drives and _has_drives(member, kind):
                 mark_made(connection, self._spec(connection, member.set_name), member)
             if following is None:
@@ -120,7 +137,7 @@ class Recorder:
     def failed(self, member: Member, reason: str) -> bool:
         """Record that a machine is no good; it is removed and tried again after a pause."""
         values = {"phase": Phase.FAILED.value, "failures": member.failures + 1}
-        with self._store.database.write() as connection:
+        with self._write() as connection:
             done = self._change(connection, member, reason, "failed", values)
             if done:
                 self._note_end(connection, member, member.failures + 1, reason)
@@ -128,12 +145,12 @@ class Recorder:
 
     def could_not_tell(self, member: Member, kind: str, reason: str) -> bool:
         """Record that a guest could not be told its phase, or its hook failed, and that this changes nothing."""
-        with self._store.database.write() as connection:
+        with self._write() as connection:
             return self._note_told(connection, member, kind, reason)
 
     def refused(self, member: Member, reason: str) -> bool:
         """Record that a claimed member cannot serve: it is to go, and another one is claimed."""
-        with self._store.database.write() as connection:
+        with self._write() as connection:
             return self._change(connection, member, reason, "claim_failed", {"request": Request.REMOVE.value})
 
     def _note_told(self, connection: Connection, member: Member, kind: str, words: str) -> bool:
@@ -146,7 +163,7 @@ class Recorder:
 
     def complained(self, member: Member, reason: str) -> None:
         """Record a failure that leaves the phase as it is; the same one twice is one event."""
-        with self._store.database.write() as connection:
+        with self._write() as connection:
             new = _as_planned(member) & (members.c.reason != reason)
             done = connection.execute(update(members).where(new).values(reason=reason))
             if done.rowcount:

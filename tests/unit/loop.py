@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.apply.addressing import user_addressing
 from orchestrator.apply.executor import Executor, Installation
 from orchestrator.apply.executor import World as Ports
+from orchestrator.apply.fenced import FencedHosts
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Power, Rotation
@@ -22,7 +23,7 @@ from orchestrator.reconcile.controller import Controller, ControllerParts
 from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
 from orchestrator.service import declare
 from orchestrator.service.declare import Surroundings
-from orchestrator.store import Lease, Store, open_store
+from orchestrator.store import Fence, Lease, Store, open_store
 from orchestrator.store.records import Recorder
 from tests.builders import PREFIX, make_image, make_spec
 from tests.fakes import (
@@ -60,6 +61,7 @@ class Site:
     identities: FakeIdentities
     look_deadline: float = LOOK_DEADLINE
     reached: threading.Event = field(default_factory=threading.Event)
+    lease: Lease = field(init=False)  # of the controller made last
     _controller: Controller | None = None
 
     # ---- the controller ----------------------------------------------------------------------------------
@@ -68,6 +70,7 @@ class Site:
     def controller(self) -> Controller:
         if self._controller is None:
             self._controller = self.make_controller()
+            assert self.lease.take()
         return self._controller
 
     def make_controller(self, holder: str | None = None) -> Controller:
@@ -82,14 +85,18 @@ class Site:
             addressing=addressing,
             agent_grace=0.0,
         )
-        ports = Ports(self.hosts, self.guest, FakeSeedWriter(), self.identities, self.clock)
+        lease = self.lease = Lease(self.store, holder=holder, monotonic=self.clock.monotonic)
+        fence = Fence(lease)
+        hosts = FencedHosts(self.hosts, fence.check)
+        ports = Ports(hosts, self.guest, FakeSeedWriter(), self.identities, self.clock)
         parts = ControllerParts(
             store=self.store,
-            recorder=Recorder(self.store, self.identities.member_suffix, addressing.candidates),
+            recorder=Recorder(self.store, self.identities.member_suffix, addressing.candidates, fence),
             executor=Executor(installation, ports),
             hosts=self.hosts,
             balancer=self.balancer,
-            lease=Lease(self.store, holder=holder),
+            lease=lease,
+            fence=fence,
             clock=self.clock,
             look_deadline=self.look_deadline,
         )
