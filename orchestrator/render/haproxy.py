@@ -13,14 +13,19 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
+KEEP_ALIVE = 5  # seconds that a client's connection may be idle between two requests
+
+
 @dataclass(frozen=True)
 class HaproxyProcess:
     """Where the process keeps its things; `user` empty: it keeps user and group of who starts it."""
 
     stats_socket: str
     pid_file: str
+    state_file: str
     user: str = ""
     group: str = ""
+    keep_alive: int = KEEP_ALIVE
 
 
 def check_options(check: HealthCheck) -> str:

@@ -12,7 +12,7 @@ from orchestrator.models.sightings import Rotation
 from orchestrator.render.haproxy import HaproxyProcess, check_options, render_haproxy
 from tests.golden.golden import assert_golden
 
-PROCESS = HaproxyProcess("/run/u/stats.sock", "/run/u/haproxy.pid")
+PROCESS = HaproxyProcess("/run/u/stats.sock", "/run/u/haproxy.pid", "/run/u/servers.state")
 SERVERS = (
     Server("web-00001", "127.77.0.3", 20080, Rotation.READY),
     Server("web-00002", "127.77.0.4", 20080, Rotation.DRAIN),
@@ -56,7 +56,12 @@ def test_the_file_carries_the_digest_of_its_configuration() -> None:
 
 def test_a_frontend_listens_on_its_socket_and_sends_to_its_backend() -> None:
     lines = section(render(HTTP), "frontend f.web.http")
-    assert lines == ["mode http", "bind 127.0.0.1:8080", "default_backend web.http"]
+    assert [line for line in lines if not line.startswith("#")] == [
+        "mode http",
+        "bind 127.0.0.1:8080",
+        "option idle-close-on-response",
+        "default_backend web.http",
+    ]
 
 
 def test_every_server_stands_with_its_address_and_its_state() -> None:
@@ -80,6 +85,12 @@ def test_tcp_is_passed_on_untouched() -> None:
     lines = section(render(TCP), "backend db.sql")
     assert lines[:2] == ["mode tcp", "balance roundrobin"]
     assert not [line for line in lines if "http" in line]
+
+
+def test_a_process_that_is_replaced_ends_kept_connections_with_an_answer_and_passes_on_who_is_down() -> None:
+    assert "server-state-file /run/u/servers.state" in section(render(HTTP), "global")
+    assert "load-server-state-from-file global" in section(render(HTTP), "defaults")
+    assert "option idle-close-on-response" not in section(render(TCP), "frontend f.db.sql")
 
 
 def test_the_statistics_socket_is_private() -> None:

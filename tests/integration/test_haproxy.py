@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import os
 import secrets
@@ -18,6 +19,7 @@ import pytest
 
 from orchestrator.config.resources import template
 from orchestrator.drivers.haproxy import HaproxyBalancer
+from orchestrator.drivers.haproxy.superseded import is_alive
 from orchestrator.errors import BalancerError
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
 from orchestrator.models.sightings import Rotation
@@ -25,12 +27,13 @@ from tests.support.installation import wait_until
 
 
 class Backend:
-    """A small web server that says its name; may hold its answers back."""
+    """A small web server that says its name with `status`; may hold its answers back."""
 
     def __init__(self, name: str) -> None:
         self.release = threading.Event()
         self.release.set()
         self.entered = threading.Event()
+        self.status = 200
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -39,7 +42,7 @@ class Backend:
                     outer.entered.set()
                     outer.release.wait(10)
                 body = name.encode()
-                self.send_response(200)
+                self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -189,6 +192,95 @@ def test_a_new_endpoint_is_loaded_without_losing_the_old(
     client.join()
     assert failed == []
     assert get(second) in {"web-1", "web-2"}
+
+
+def test_a_kept_connection_survives_a_new_process(balancer: HaproxyBalancer, front: Frontend) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    client = http.client.HTTPConnection(front.address, front.listen, timeout=5)
+    client.request("GET", "/")
+    assert client.getresponse().read() in (b"web-1", b"web-2")
+    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+    assert client.sock is not None
+    client.request("GET", "/")
+    answer = client.getresponse()
+    assert (answer.read() in (b"web-1", b"web-2"), answer.will_close) == (True, True)
+    client.close()
+
+
+def test_what_a_replaced_process_serves_counts_until_it_is_done(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    only = replace(front, servers=front.servers[:1])
+    balancer.converge(BalancerConfig((only,)))
+    backends["web-1"].release.clear()
+    answers: list[str] = []
+    client = threading.Thread(target=lambda: answers.append(get(front, "/slow")))
+    client.start()
+    assert backends["web-1"].entered.wait(5)
+    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+    file = tmp_path / "haproxy.superseded"
+    old = file.stat()
+    os.utime(file, (old.st_atime, old.st_mtime - 60))  # a minute later nobody can ask it for something new
+    seen = balancer.observe().servers
+    assert (seen["web.http", "web-1"].sessions, seen["web.http", "web-2"].sessions) == (1, 0)
+    backends["web-1"].release.set()
+    client.join(5)
+    assert answers == ["web-1"]
+    wait_until(lambda: balancer.observe().servers["web.http", "web-1"].sessions == 0, 5, "it is served")
+
+
+def test_just_after_a_replacement_no_server_counts_as_idle(balancer: HaproxyBalancer, front: Frontend) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    client = http.client.HTTPConnection(front.address, front.listen, timeout=5)
+    client.request("GET", "/")
+    client.getresponse().read()
+    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+    # Its next request would be answered by the process that was replaced, by any server.
+    assert all(one.sessions >= 1 for one in balancer.observe().servers.values())
+    client.close()
+    wait_until(lambda: all(one.sessions == 0 for one in balancer.observe().servers.values()), 5, "it has ended")
+
+
+def test_the_end_of_the_last_endpoint_ends_replaced_processes_too(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    balancer.converge(BalancerConfig((replace(front, servers=front.servers[:1]),)))
+    backends["web-1"].release.clear()
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            get(front, "/slow")
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(error)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    assert backends["web-1"].entered.wait(5)
+    old = int(pid_of(tmp_path))
+    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+    assert is_alive(old)
+    balancer.converge(BalancerConfig())
+    client.join(5)
+    assert len(failures) == 1
+    assert not is_alive(old)
+    assert not (tmp_path / "haproxy.superseded").exists()
+
+
+def test_who_is_down_stays_down_in_a_new_process(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+) -> None:
+    front = replace(
+        front, check=HealthCheck("/", 200, 2.0, 1)
+    )  # the new process takes a second to its first check
+    balancer.converge(BalancerConfig((front,)))
+    backends["web-2"].status = 503
+    wait_until(lambda: not balancer.observe().servers["web.http", "web-2"].is_up, 5, "it is seen down")
+    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+    assert not balancer.observe().servers["web.http", "web-2"].is_up
+    assert {get(front) for _ in range(6)} == {"web-1"}
+    backends["web-2"].status = 200
+    wait_until(lambda: "web-2" in {get(front) for _ in range(4)}, 5, "it is up again")
 
 
 def test_a_dead_server_leaves_rotation_by_itself(

@@ -175,7 +175,7 @@ def balancer_of(spec: ScaleSetSpec) -> BalancerConfig:
 
 def haproxy_of(spec: ScaleSetSpec) -> list[str]:
     """The lines, without their arguments where these are the operator's."""
-    process = HaproxyProcess("/run/u/stats.sock", "/run/u/haproxy.pid")
+    process = HaproxyProcess("/run/u/stats.sock", "/run/u/haproxy.pid", "/run/u/servers.state")
     return render_haproxy(template("haproxy.cfg.j2"), balancer_of(spec), process).splitlines()
 
 
@@ -231,9 +231,8 @@ def domain_of(spec: ScaleSetSpec) -> ElementTree.Element:
         nic=user_addressing("127.77.0.0/16", outbound=False).nic(member, spec),
         hardware=hardware_of(spec),
     )
-    files = MachineFiles(
-        *(f"/v/{name(blueprint.domain, 1)}" for name in (overlay_volume, overlay_volume)), "", "/v/c"
-    )
+    overlay = f"/v/{overlay_volume(blueprint.domain, 1)}"
+    files = MachineFiles(overlay, overlay, "", "/v/c")
     return ElementTree.fromstring(render_domain(blueprint, files, "tcg"))
 
 

@@ -15,22 +15,24 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from orchestrator.drivers.haproxy.superseded import Superseded, find_processes, stop_processes
 from orchestrator.errors import BalancerError
 from orchestrator.models.balancing import BalancerConfig
 from orchestrator.models.sightings import BalancerSighting, Rotation, ServerSighting
-from orchestrator.render.haproxy import HaproxyProcess, render_haproxy
+from orchestrator.render.haproxy import KEEP_ALIVE, HaproxyProcess, render_haproxy
 
 _DIGEST = re.compile(r"^# understudy-digest: (\w+)$", re.MULTILINE)
 _BIND = re.compile(r"^    bind (\S+)$", re.MULTILINE)
 _SERVER = re.compile(r"^    server (\S+) (\S+)(?: (disabled|weight 0))?$")
 _START_SECONDS = 5.0
+_NO_STATES = "1\n"  # a file of server states: its version, no server
 
 
 class HaproxyBalancer:
@@ -41,8 +43,11 @@ class HaproxyBalancer:
         self._candidate = directory / "haproxy.cfg.new"
         self._pid_file = directory / "haproxy.pid"
         self._socket = directory / "stats.sock"
+        self._state_file = directory / "servers.state"
         self._template = template
         self._runtime = RuntimeApi(self._socket)
+        superseded = directory / "haproxy.superseded"
+        self._superseded = Superseded(superseded, self._pid_file, self._file, KEEP_ALIVE)
 
     # ---- looking -----------------------------------------------------------------------------------------
 
@@ -51,9 +56,23 @@ class HaproxyBalancer:
             return BalancerSighting(running=False)
         try:
             servers = self._runtime.servers()
+            servers = self._with_superseded(servers)
         except BalancerError:
             return BalancerSighting(running=False)
         return BalancerSighting(True, self._digest(servers), servers)
+
+    def _with_superseded(
+        self, servers: dict[tuple[str, str], ServerSighting]
+    ) -> dict[tuple[str, str], ServerSighting]:
+        """With the sessions that processes replaced by the running one still serve."""
+        if not self._superseded.find_alive():
+            return servers
+        addresses = self._runtime.addresses()
+        connections = self._superseded.count_connections(set(addresses.values()))
+        return {
+            key: replace(seen, sessions=seen.sessions + connections[addresses.get(key, "")])
+            for key, seen in servers.items()
+        }
 
     def _digest(self, running: dict[tuple[str, str], ServerSighting]) -> str:
         """Of the file in force; empty if the process does not do what the file says."""
@@ -100,7 +119,7 @@ class HaproxyBalancer:
         self._load(text, running)
 
     def _render(self, config: BalancerConfig) -> str:
-        process = HaproxyProcess(str(self._socket), str(self._pid_file), *_unprivileged())
+        process = HaproxyProcess(str(self._socket), str(self._pid_file), str(self._state_file), *_unprivileged())
         return render_haproxy(self._template, config, process)
 
     def _write_candidate(self, text: str) -> None:
@@ -133,12 +152,14 @@ class HaproxyBalancer:
 
     def _load(self, text: str, running: bool) -> None:
         previous = self._current()
+        self._state_file.write_text(self._runtime.failing() if running else _NO_STATES, encoding="utf-8")
         self._file.write_text(text, encoding="utf-8")
         self._file.chmod(0o600)
         arguments = ["-D", "-f", str(self._file), "-p", str(self._pid_file)]
         old = self._pids() if running else []
         if old:
             arguments += ["-x", str(self._socket), "-sf", *map(str, old)]
+            self._superseded.add(old)
         done = self._spawn(arguments)
         if done.returncode != 0:
             if running:
@@ -147,6 +168,8 @@ class HaproxyBalancer:
                 f"HAProxy does not start: {_alerts(done)}", "see which process holds the port: ss -ltnp"
             )
         self._await_socket(old)
+        if old:
+            self._superseded.add(old)
 
     def _await_socket(self, old: list[int]) -> None:
         """The new process answers on the socket; the old one may need a moment to let go of it."""
@@ -161,22 +184,14 @@ class HaproxyBalancer:
         raise BalancerError("HAProxy started but does not answer on its socket", f"see {self._file}")
 
     def _stop(self) -> None:
-        for pid in self._pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            end = time.monotonic() + _START_SECONDS
-            while _is_alive(pid) and time.monotonic() < end:
-                time.sleep(0.01)
-        for path in (self._file, self._candidate, self._pid_file, self._socket):
+        stop_processes([*self._pids(), *self._superseded.find_alive()])
+        self._superseded.forget()
+        for path in (self._file, self._candidate, self._pid_file, self._socket, self._state_file):
             path.unlink(missing_ok=True)
 
     def _pids(self) -> list[int]:
         """Our process, if the pid file names one that really is HAProxy with our file."""
-        try:
-            numbers = [int(word) for word in self._pid_file.read_text(encoding="utf-8").split()]
-        except (OSError, ValueError):
-            return []
-        return [pid for pid in numbers if _is_ours(pid, str(self._file))]
+        return find_processes(self._pid_file, self._file)
 
     # ---- ports -------------------------------------------------------------------------------------------
 
@@ -257,20 +272,3 @@ def _unprivileged() -> tuple[str, str]:
             user = pwd.getpwnam(name)
             return name, grp.getgrgid(user.pw_gid).gr_name
     raise BalancerError("HAProxy would run as root: there is no user 'haproxy'", "apt-get install haproxy")
-
-
-def _is_alive(pid: int) -> bool:
-    """A zombie that nobody has collected yet is as good as gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def _is_ours(pid: int, file: str) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    except OSError:
-        return False
-    return file in words and _is_alive(pid)

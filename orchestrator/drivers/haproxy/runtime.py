@@ -18,6 +18,7 @@ _TIMEOUT = 5.0
 # Bits of srv_admin_state in `show servers state`.
 _MAINT = 0x01 | 0x02 | 0x04 | 0x20
 _DRAIN = 0x08 | 0x10
+_FAILING = ["0", "0"]  # srv_op_state: stopped; srv_admin_state: nobody asked for it
 _DELETE_SECONDS = 1.0
 
 
@@ -53,6 +54,12 @@ class RuntimeApi:
                 sessions=int(row["scur"] or 0) + int(row["qcur"] or 0),
             )
         return found
+
+    def failing(self) -> str:
+        """The servers that are down though they should serve, as a file of server states."""
+        lines = self.ask("show servers state").splitlines()
+        kept = [line for line in lines if not line[:1].isdigit() or line == "1" or line.split()[5:7] == _FAILING]
+        return "".join(f"{line}\n" for line in kept)
 
     def addresses(self) -> dict[tuple[str, str], str]:
         """(backend, server) -> `address:port`."""
