@@ -20,8 +20,8 @@ TAKE_OVER = 15.0  # seconds
 SLOW_TO_GO = WEB.replace(
     "httpd -p", "(trap '' TERM; while :; do sleep 1; done) > /dev/null 2>&1 < /dev/null &\nhttpd -p"
 )
-# What happens to a member at most once while it is made.
-ONCE = ("claim_cold", "admitted", "provisioning", "ready", "in_service", "parking", "standby")
+# What happens to a member at most once while it is made, parked and claimed.
+ONCE = ("claim_cold", "admitted", "provisioning", "claim_served", "in_service", "parking", "standby")
 
 
 def assert_no_step_twice(site: Installation, after: int = 0) -> None:

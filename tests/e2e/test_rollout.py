@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-import threading
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import pytest
 
 from tests.support.installation import Installation
 from tests.support.specs import WEB, web_set
+from tests.support.traffic import traffic
 
 pytestmark = pytest.mark.guest
 
 NEW_WEB = WEB.replace("httpd -p", "echo second edition > /srv/www/edition\nhttpd -p")
-PAUSE = 0.05  # seconds between two requests
-
-
-@dataclass
-class Traffic:
-    """What became of the requests of one client."""
-
-    answers: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def traffic(url: str) -> Iterator[Traffic]:
-    """A client that asks for the page all the time, each time over a new connection."""
-    seen, ended = Traffic(), threading.Event()
-
-    def ask() -> None:
-        while not ended.wait(PAUSE):
-            try:
-                with urllib.request.urlopen(url, timeout=10) as answer:
-                    seen.answers.append(answer.read().decode().strip())
-            except OSError as error:
-                seen.failures.append(str(error))
-
-    client = threading.Thread(target=ask)
-    client.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        client.join()
 
 
 def test_a_changed_model_rolls_through_pool_and_set_without_a_failed_request(site: Installation) -> None:
@@ -62,17 +26,17 @@ def test_a_changed_model_rolls_through_pool_and_set_without_a_failed_request(sit
     assert "rolling out a new model to web, image micro:1" in previewed
     assert "at most 3 instances, at least 2 in service" in previewed
     assert {row["name"] for row in site.status()["members"]} == old
-    with traffic(f"http://{site.endpoint}:8080/") as client:
+    with traffic(site.endpoint) as client:
         said = site.run("apply", file)
-    assert client.failures == []
-    assert len(client.answers) > 50
+    assert client.failed() == []
+    assert len(client.requests()) > 50
     assert "2 instances of web are of the new model, image micro:1" in said
 
     status = site.status()
     assert status["converged"]
     assert status["rollout"] == {"state": "none", "updated": 2, "stale": 0, "reason": ""}
     assert not old & {row["name"] for row in status["members"]}
-    assert set(client.answers) == {row["name"] for row in site.members("instance")} | (old & set(client.answers))
+    assert client.instances() == {row["name"] for row in site.members("instance")} | (old & client.instances())
     assert {site.fetch("/edition") for _ in range(4)} == {"second edition"}
 
     events = [event for event in site.json_lines("events", "web") if event["id"] > known]
@@ -109,7 +73,7 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
     old = {row["name"] for row in site.members("instance")}
 
     site.write("broken.yaml", web_set(site, instances=2, user_data=broken))
-    with traffic(f"http://{site.endpoint}:8080/") as client:
+    with traffic(site.endpoint) as client:
         said = site.run("apply", str(site.root / "broken.yaml"), expect=1)
         assert "the rollout of web is stopped" in said
         assert "apply the file of before" in said
@@ -123,8 +87,8 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
         assert serving == old
 
         site.run("apply", file)
-    assert client.failures == []
-    assert set(client.answers) == old
+    assert client.failed() == []
+    assert client.instances() == old
     status = site.status()
     assert (status["converged"], status["rollout"]["state"]) == (True, "none")
     assert {row["name"] for row in status["members"]} == old

@@ -21,6 +21,7 @@ from orchestrator.daemon.runtime import Runtime
 from orchestrator.models.members import Member, Role
 from orchestrator.models.naming import reachable_port
 from orchestrator.store import Store
+from tests.support import bench_faults
 from tests.support.guest_images import guest_image
 from tests.support.installation import Failed, Installation, installation, wait_until
 from tests.support.specs import web_set
@@ -343,7 +344,11 @@ BENCHES: dict[str, Callable[[], list[Row]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    if sys.argv[1:2] == ["faults"]:
+        bench_faults.main(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, epilog="scripts/bench faults: what breaks under load and faults"
+    )
     parser.add_argument("--only", choices=sorted(BENCHES), help="run one of them")
     parser.add_argument("--json", action="store_true", help="print a list for programs")
     chosen = parser.parse_args()

@@ -164,10 +164,10 @@ class Installation:
             self._virsh("undefine", domain, "--managed-save")
         self._virsh("pool-destroy", self.prefix)
         self._virsh("pool-undefine", self.prefix)
-        pid_file = self.root / "haproxy" / "haproxy.pid"
-        with contextlib.suppress(OSError, ValueError):
-            for word in pid_file.read_text(encoding="utf-8").split():
-                os.kill(int(word), signal.SIGTERM)
+        for name in ("haproxy.pid", "haproxy.superseded"):
+            with contextlib.suppress(OSError, ValueError):
+                for word in (self.root / "haproxy" / name).read_text(encoding="utf-8").split():
+                    os.kill(int(word), signal.SIGTERM)
         shutil.rmtree(self.root, ignore_errors=True)
 
 
