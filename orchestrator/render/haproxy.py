@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-KEEP_ALIVE = 5  # seconds that a client's connection may be idle between two requests
+# Seconds that a client's connection may be idle between two requests. Drains wait that long for clients of a
+# replaced process; a shorter time would cut off more of those that ask seldom just as they ask.
+KEEP_ALIVE = 20
 
 
 @dataclass(frozen=True)

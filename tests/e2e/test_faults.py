@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -111,34 +110,6 @@ def test_interrupted_at_any_moment_the_next_apply_goes_on(site: Installation, af
     assert site.status()["instances"] == {"desired": 2, "in_service": 2}
     assert len(site.domains()) == 2
     assert len(overlays(site)) == 2
-
-
-def test_one_controller_acts_while_another_waits_and_takes_over(site: Installation) -> None:
-    site.write("web.yaml", web_set(site, instances=1))
-    with site.serving() as first:
-        second = site.start("serve")
-        try:
-            said = site.run("apply", str(site.root / "web.yaml"))
-            assert "in service" in said
-            os.kill(first.pid, signal.SIGSTOP)  # it holds the lease, and lives, but does nothing
-            os.kill(first.pid, signal.SIGCONT)
-            assert len(site.domains()) == 1
-        finally:
-            second.send_signal(signal.SIGTERM)
-            out, _ = second.communicate(timeout=30)
-        assert "controller is running" not in out
-        assert second.returncode == 0
-
-
-def test_a_killed_controller_is_taken_over(site: Installation) -> None:
-    site.write("web.yaml", web_set(site, instances=1))
-    first = site.start("serve")
-    assert first.stdout is not None
-    first.stdout.readline()
-    first.kill()
-    first.communicate()
-    site.run("apply", str(site.root / "web.yaml"), seconds=60)
-    assert site.status()["converged"]
 
 
 def test_libvirtd_that_is_down_is_named_with_the_fix(host: PrivateHost, there: Installation) -> None:
