@@ -6,9 +6,7 @@ import os
 import select
 import shutil
 import sys
-import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +28,7 @@ def ssh(target: TargetArgument, command: CommandArgument = None) -> None:
 
       understudy ssh web/4tz9k -- uptime
     """
+    from orchestrator.config.scratch import scratch
     from orchestrator.render.ssh import render_known_hosts
     from orchestrator.service.declare import get_set
     from orchestrator.service.members import find_member
@@ -48,8 +47,8 @@ def ssh(target: TargetArgument, command: CommandArgument = None) -> None:
             )
         where = runtime.executor.guest_address(member)
         key = runtime.paths.operator_key
-        with tempfile.TemporaryDirectory(prefix="ssh-", dir=runtime.paths.work) as directory:
-            known = Path(directory) / "known_hosts"
+        with scratch(runtime.paths.work, "ssh-") as directory:
+            known = directory / "known_hosts"
             known.write_text(render_known_hosts(where.address, where.ssh_port, where.host_key), encoding="utf-8")
             options = {
                 "UserKnownHostsFile": str(known),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -39,14 +38,15 @@ def build(
 
       understudy image build debian-12
     """
+    from orchestrator.config.scratch import scratch
     from orchestrator.imaging.building import build_image, load_recipe
     from orchestrator.imaging.importing import import_image
 
     recipe = load_recipe(name)
     with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"building {name}") as bar:
         runtime.store  # noqa: B018 - the state directory and its rooms are made now, before the long part
-        with tempfile.TemporaryDirectory(prefix="recipe-", dir=runtime.paths.work) as scratch:
-            output = Path(scratch) / f"{name}.qcow2"
+        with scratch(runtime.paths.work, "recipe-") as room:
+            output = room / f"{name}.qcow2"
             build_image(recipe, output, runtime.paths.work, lambda part, words: bar.show(part * 0.9, words))
             image = import_image(
                 runtime.store,

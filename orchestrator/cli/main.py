@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import access, cost, host, images, instances, sets, view
+from orchestrator.cli import access, audit, cost, host, images, instances, sets, view
 from orchestrator.cli.context import Choice, Stopped, start_log
 from orchestrator.errors import UnderstudyError
 
@@ -61,6 +61,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     access.ssh,
     access.console,
     cost.cost,
+    audit.audit,
     view.schema,
     host.serve,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +59,7 @@ def apply(
                 declare.apply(runtime.store, spec, around)
         for spec in specs:
             carry_out_wish(runtime, spec.name, limit)
-        _forget_unneeded_secrets(runtime)
+        _forget_unneeded(runtime)
 
 
 def _packed(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path | None) -> ScaleSetSpec:
@@ -71,22 +70,27 @@ def _packed(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path |
     return keep_secrets(pack_uploads(spec, uploads), runtime.identities.secret_digest, secrets)
 
 
-def _forget_unneeded_secrets(runtime: Runtime) -> None:
+def _forget_unneeded(runtime: Runtime) -> None:
+    """Passwords and upload archives; nobody keeps one meanwhile for a set that is not recorded yet."""
     from orchestrator.config.secrets import hold_secrets, prune_secrets
+    from orchestrator.config.uploads import prune_uploads
 
     with hold_secrets(runtime.paths.secrets):
-        prune_secrets([one.spec for one in runtime.store.snapshot().sets], runtime.paths.secrets)
+        specs = [one.spec for one in runtime.store.snapshot().sets]
+        prune_secrets(specs, runtime.paths.secrets)
+        prune_uploads(specs, runtime.paths.uploads)
 
 
 def _preview(runtime: Runtime, specs: list[ScaleSetSpec], as_json: bool) -> None:
     """What a dry run prints; the uploads are packed aside, only to know their digests."""
+    from orchestrator.config.scratch import scratch
     from orchestrator.service import declare
 
     runtime.paths.ensure()
     declare.check_all(runtime.store, specs, runtime.surroundings())
     installation = (runtime.settings.prefix, runtime.limits)
-    with tempfile.TemporaryDirectory(prefix="preview-", dir=runtime.paths.work) as aside:
-        packed = [_packed(runtime, spec, Path(aside), None) for spec in specs]
+    with scratch(runtime.paths.work, "preview-") as aside:
+        packed = [_packed(runtime, spec, aside, None) for spec in specs]
     previews = []
     for spec in packed:
         plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
@@ -195,7 +199,6 @@ def delete(
 
       understudy delete web --delete-drives
     """
-    from orchestrator.config.uploads import prune_uploads
     from orchestrator.service import declare, drives
 
     limit = seconds(timeout)
@@ -203,8 +206,7 @@ def delete(
         if not (delete_drives and drives.is_only_drives(runtime.store, name)):
             declare.delete(runtime.store, name)
             carry_out_wish(runtime, name, limit)
-            prune_uploads([one.spec for one in runtime.store.snapshot().sets], runtime.paths.uploads)
-            _forget_unneeded_secrets(runtime)
+            _forget_unneeded(runtime)
             say(f"{name}: deleted")
         if delete_drives:
             _delete_drives(runtime, name)

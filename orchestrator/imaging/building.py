@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from orchestrator.config.resources import resource
+from orchestrator.config.scratch import scratch
 from orchestrator.errors import ImageBuildFailed, NotFound
 from orchestrator.imaging.files import OnProgress
 
@@ -59,7 +59,7 @@ def _has(command: str, path: str) -> bool:
     return Path(command).exists() if command.startswith("/") else shutil.which(command, path=path) is not None
 
 
-def build_image(recipe: Recipe, output: Path, scratch: Path, on_progress: OnProgress) -> None:
+def build_image(recipe: Recipe, output: Path, work: Path, on_progress: OnProgress) -> None:
     """Run the recipe; `output` is written whole or not at all. Raises ImageBuildFailed with its last words."""
     lacking = missing_packages(recipe)
     if lacking:
@@ -67,9 +67,9 @@ def build_image(recipe: Recipe, output: Path, scratch: Path, on_progress: OnProg
             f"building {recipe.name} needs tools that are not installed: {', '.join(lacking)}",
             f"apt-get install --no-install-recommends {' '.join(lacking)}",
         )
-    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch) as directory:
-        environment = {**os.environ, "TMPDIR": directory, "PATH": os.environ.get("PATH", "") + _SBIN}
-        errors = Path(directory) / "errors"
+    with scratch(work, "build-") as directory:
+        environment = {**os.environ, "TMPDIR": str(directory), "PATH": os.environ.get("PATH", "") + _SBIN}
+        errors = directory / "errors"
         with (
             errors.open("w", encoding="utf-8") as stderr,
             subprocess.Popen(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
+from orchestrator.config.scratch import scratch
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
 from orchestrator.errors import Conflict, ImageRefused, SpecError
 from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
@@ -46,9 +46,9 @@ def import_image(
     """
     check_name(name)
     check_sha256(sha256)
-    with _scratch(paths.work) as scratch:
+    with scratch(paths.work, "import-") as room:
         on_progress(0, f"copying {file.name}")
-        source = _private_copy(file, scratch)
+        source = _private_copy(file, room)
         if sha256:
             check_content(source, sha256, str(file), "copy it again")
         return _take_in(store, paths, name, source, str(file), on_progress)
@@ -79,12 +79,12 @@ def _take_in(
     store: Store, paths: StatePaths, name: str, source: Path, shown: str, on_progress: OnProgress
 ) -> Image:
     """`source` is ours alone; a qcow2 is moved into the repository."""
-    with _scratch(paths.work) as scratch:
+    with scratch(paths.work, "import-") as room:
         on_progress(2, "inspecting the image")
         facts = inspect_image(source, shown)
         target, made = source, facts
         if facts.kind != "qcow2":
-            target = scratch / "image.qcow2"
+            target = room / "image.qcow2"
             convert_image(source, facts.kind, target, lambda part: on_progress(5 + part * 0.7, "converting"))
             on_progress(76, "comparing with the original")
             compare_images(source, facts.kind, target)
@@ -135,20 +135,14 @@ def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None
     return removed
 
 
-def _private_copy(file: Path, scratch: Path) -> Path:
+def _private_copy(file: Path, room: Path) -> Path:
     """Inspected and imported is one and the same file, whatever happens to the original meanwhile."""
     try:
         if not file.is_file():
             raise ImageRefused(f"{file} is not a file" if file.exists() else f"there is no file {file}")
-        check_room(scratch, file.stat().st_size * 2, f"importing {file}")
-        copy = scratch / "source"
+        check_room(room, file.stat().st_size * 2, f"importing {file}")
+        copy = room / "source"
         copy_file(file, copy)
         return copy
     except OSError as error:
         raise ImageRefused(f"cannot read image {file}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="import-", dir=parent) as directory:
-        yield Path(directory)

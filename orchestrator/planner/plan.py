@@ -107,7 +107,15 @@ def _plan_set(
     if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
         trouble = observed.balancer.trouble
         waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
+    elif wanted.deleting and not members and wanted.spec.endpoints and _is_waited_for(observed, balancer_matches):
+        # Its record goes last: whoever asks again after a crash finds what there is still to do.
+        waits.append(MemberPlan(waiting="the load balancer is changed"))
     return _conclude(wanted, members, waits, sizing.stuck), wakes
+
+
+def _is_waited_for(observed: Observed, balancer_matches: bool) -> bool:
+    """Not if the load balancer cannot be changed: that must not keep a set from being forgotten."""
+    return not balancer_matches and not observed.balancer.trouble
 
 
 def _plan_members(

@@ -84,6 +84,12 @@ class Store:
         with self.database.read() as connection:
             return [read_event(row) for row in connection.execute(query)][::-1]
 
+    def list_known_members(self) -> frozenset[str]:
+        """Names of all members of which anything was ever told: machines that bear them were ours."""
+        with self.database.read() as connection:
+            names = connection.execute(select(events.c.member).distinct()).scalars()
+            return frozenset(name for name in names if name)
+
     # ---- images ------------------------------------------------------------------------------------------
 
     def list_images(self) -> list[Image]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.models.naming import machine_mac
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.private_host import PrivateHost, private_host
 from tests.support.specs import web_set
@@ -193,6 +194,17 @@ def test_guests_on_a_libvirt_network_get_allotted_addresses(host: PrivateHost, t
     assert said.strip() == other["name"]
     reservations = host.run("virsh", "-q", "net-dumpxml", "ustnet")
     assert all(f"ip='{row['address']}'" in reservations for row in rows)
+    there.run("audit")
+    owner = host.run("virsh", "-q", "dumpxml", there.domains()[0]).partition('installation="')[2].partition('"')[0]
+    left = f"<host mac='{machine_mac(owner, 'web-zzzzz')}' name='web-zzzzz' ip='192.168.203.77'/>"
+    theirs = "<host mac='52:54:00:00:00:77' name='web-yyyyy' ip='192.168.203.78'/>"
+    for entry in (left, theirs):
+        host.run("virsh", "-q", "net-update", "ustnet", "add", "ip-dhcp-host", entry, "--live")
+    assert "reservation web-zzzzz on local" in there.run("audit", expect=1)
+    there.run("audit", "--fix")
+    reservations = host.run("virsh", "-q", "net-dumpxml", "ustnet")
+    assert "web-zzzzz" not in reservations and "web-yyyyy" in reservations
+    host.run("virsh", "-q", "net-update", "ustnet", "delete", "ip-dhcp-host", theirs, "--live")
     there.run("scale", "web", "3")
     there.run("reimage", f"web/{rows[0]['name']}") if rows[0]["role"] == "instance" else None
     there.run("delete", "web")

@@ -19,6 +19,8 @@ import pytest
 
 from orchestrator.config.resources import template
 from orchestrator.drivers.haproxy import HaproxyBalancer
+from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from orchestrator.drivers.haproxy.strays import HaproxyProcesses
 from orchestrator.drivers.haproxy.superseded import is_alive
 from orchestrator.errors import BalancerError
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
@@ -326,3 +328,75 @@ def test_started_by_root_no_process_that_serves_is_root_s(
     assert set(facts["CapEff"]) == set(facts["CapPrm"]) == {"0000000000000000"}
     assert get(front) in {"web-1", "web-2"}
     assert (tmp_path / "stats.sock").stat().st_uid == 0
+
+
+# ---- what a crash leaves ---------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_written_but_not_loaded_is_not_taken_for_what_runs(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    """The controller ends between writing the file and starting the process that reads it."""
+    balancer.converge(BalancerConfig((front,)))
+    moved = BalancerConfig((replace(front, listen=18081),))
+
+    class Dying(HaproxyBalancer):
+        def _spawn(self, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+            if "-x" in arguments:
+                raise KeyboardInterrupt
+            return super()._spawn(arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        Dying(tmp_path, template("haproxy.cfg.j2")).converge(moved)
+    assert balancer.observe().digest != moved.digest()
+    balancer.converge(moved)
+    assert balancer.observe().digest == moved.digest()
+    assert get(moved.frontends[0]) in ("web-1", "web-2")
+
+
+def test_a_server_whose_adding_was_cut_short_is_checked_after_all(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    first, second = front.servers
+    balancer.converge(BalancerConfig((replace(front, servers=(first,)),)))
+    added = f"add server web.http/web-2 127.0.0.1:{second.port} check inter 200ms fall 2 rise 1"
+    RuntimeApi(tmp_path / "stats.sock").ask(added)
+    balancer.converge(BalancerConfig((front,)))
+    backends["web-2"].close()
+    backends.pop("web-2")
+    wait_until(lambda: not balancer.observe().servers["web.http", "web-2"].is_up, 5, "it is seen down")
+
+
+def test_an_haproxy_that_nobody_can_talk_to_is_a_stray_until_it_is_ended(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
+) -> None:
+    processes = HaproxyProcesses(tmp_path)
+    balancer.converge(BalancerConfig((front,)))
+    assert processes.find_strays() == ()
+    lost = int(pid_of(tmp_path))
+    (tmp_path / "stats.sock").unlink()
+    assert processes.find_strays() == (lost,)
+    processes.end_stray(lost)
+    wait_until(lambda: processes.find_strays() == (), 5, "it listens no more")
+    balancer.converge(BalancerConfig((front,)))
+    assert processes.find_strays() == ()
+
+
+def test_an_haproxy_that_finishes_what_it_serves_is_no_stray(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    balancer.converge(BalancerConfig((front,)))
+    for backend in backends.values():
+        backend.release.clear()
+    client = threading.Thread(target=get, args=(front, "/slow"))
+    client.start()
+    try:
+        wait_until(lambda: any(one.entered.is_set() for one in backends.values()), 5, "a request is under way")
+        old = int(pid_of(tmp_path))
+        balancer.converge(BalancerConfig((replace(front, check=HealthCheck("/other", 200, 0.2, 2)),)))
+        wait_until(lambda: HaproxyProcesses(tmp_path).find_strays() == (), 5, "the old one listens no more")
+        assert Path(f"/proc/{old}").exists()
+    finally:
+        for backend in backends.values():
+            backend.release.set()
+        client.join()

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.models.balancing import BalancerConfig, Frontend, HealthCheck, Server
 from orchestrator.models.members import Phase, Request, Role
 from orchestrator.models.sightings import BalancerSighting, HostSighting, Power, Rotation
-from orchestrator.models.steps import ConvergeBalancer
+from orchestrator.models.steps import ConvergeBalancer, ForgetSet, Step
 from orchestrator.planner import plan
 from orchestrator.planner.balancer import desired_balancer, rotation_of
 from tests.builders import (
@@ -209,3 +209,22 @@ def test_equal_configurations_have_equal_digests_and_others_do_not() -> None:
     assert BalancerConfig((front,)).digest() == BalancerConfig((twin,)).digest()
     assert BalancerConfig((front,)).digest() != BalancerConfig((other,)).digest()
     assert len(BalancerConfig().digest()) == 12
+
+
+# ---- the end of a set ----------------------------------------------------------------------------------------
+
+
+def steps_at_its_end(balancer: BalancerSighting) -> set[type[Step]]:
+    """Of a set whose last member is gone."""
+    gone = make_set(deleting=True, generation=2)
+    return {type(step) for step in plan(wish(gone), see_world(see_host(), balancer=balancer), {}, NOW).steps}
+
+
+def test_a_deleted_set_is_forgotten_only_when_the_load_balancer_serves_it_no_more() -> None:
+    assert steps_at_its_end(BalancerSighting(True, "serving it")) == {ConvergeBalancer}
+    assert steps_at_its_end(BalancerSighting(running=False)) == {ForgetSet}
+
+
+def test_a_load_balancer_that_cannot_be_changed_keeps_no_set_from_being_forgotten() -> None:
+    seen = BalancerSighting(True, "serving it", trouble="HAProxy is not installed")
+    assert ForgetSet in steps_at_its_end(seen)

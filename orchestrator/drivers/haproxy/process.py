@@ -3,7 +3,7 @@
 Invariant: the file on disk says what the process does, and `haproxy -c` has accepted it before any process reads
 it. Where only servers differ, runtime commands put the change in force (no reload, no connection lost), and
 the file that says the same is validated and moved into place after them. Any other change is validated, moved into
-place and loaded by a new process that takes over the listening sockets.
+place with a mark and loaded by a new process that takes over the listening sockets; then the mark goes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _BIND = re.compile(r"^    bind (\S+)$", re.MULTILINE)
 _SERVER = re.compile(r"^    server (\S+) (\S+)(?: (disabled|weight 0))?$")
 _START_SECONDS = 5.0
 _NO_STATES = "1\n"  # a file of server states: its version, no server
+_LOADING = "# this file is being loaded\n"
 
 
 class HaproxyBalancer:
@@ -77,7 +78,7 @@ class HaproxyBalancer:
     def _digest(self, running: dict[tuple[str, str], ServerSighting]) -> str:
         """Of the file in force; empty if the process does not do what the file says."""
         text = self._current()
-        match = _DIGEST.search(text)
+        match = _DIGEST.search(text) if _LOADING not in text else None
         written = _servers_in(text)
         same = {key: state for key, (_, state) in written.items()} == {
             key: seen.state for key, seen in running.items()
@@ -153,8 +154,9 @@ class HaproxyBalancer:
     def _load(self, text: str, running: bool) -> None:
         previous = self._current()
         self._state_file.write_text(self._runtime.failing() if running else _NO_STATES, encoding="utf-8")
-        self._file.write_text(text, encoding="utf-8")
-        self._file.chmod(0o600)
+        # Until the new process answers the file says that it is not in force: whoever comes after a crash in
+        # between must not take the old process for one that does what is written here.
+        self._put_in_place(text + _LOADING)
         arguments = ["-D", "-f", str(self._file), "-p", str(self._pid_file)]
         old = self._pids() if running else []
         if old:
@@ -163,13 +165,21 @@ class HaproxyBalancer:
         done = self._spawn(arguments)
         if done.returncode != 0:
             if running:
-                self._file.write_text(previous, encoding="utf-8")
+                self._put_in_place(previous)
             raise BalancerError(
                 f"HAProxy does not start: {_alerts(done)}", "see which process holds the port: ss -ltnp"
             )
         self._await_socket(old)
         if old:
             self._superseded.add(old)
+        self._put_in_place(text)
+
+    def _put_in_place(self, text: str) -> None:
+        """Whole or not at all."""
+        part = self._file.with_suffix(".part")
+        part.write_text(text, encoding="utf-8")
+        part.chmod(0o600)
+        part.replace(self._file)
 
     def _await_socket(self, old: list[int]) -> None:
         """The new process answers on the socket; the old one may need a moment to let go of it."""
@@ -186,7 +196,8 @@ class HaproxyBalancer:
     def _stop(self) -> None:
         stop_processes([*self._pids(), *self._superseded.find_alive()])
         self._superseded.forget()
-        for path in (self._file, self._candidate, self._pid_file, self._socket, self._state_file):
+        part = self._file.with_suffix(".part")
+        for path in (self._file, part, self._candidate, self._pid_file, self._socket, self._state_file):
             path.unlink(missing_ok=True)
 
     def _pids(self) -> list[int]:

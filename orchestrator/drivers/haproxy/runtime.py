@@ -74,8 +74,10 @@ class RuntimeApi:
     def set_state(self, backend: str, server: str, state: Rotation) -> None:
         name = f"{backend}/{server}"
         if state is Rotation.READY:
-            # A server that was loaded as drained has weight 0 from the file.
+            # A server that was loaded as drained has weight 0 from the file; one whose adding a crash cut short
+            # is not checked.
             self.ask(f"set weight {name} 1")
+            self.ask(f"enable health {name}")
         self.ask(f"set server {name} state {state.value}")
 
     def remove(self, backend: str, server: str) -> None:

@@ -90,6 +90,12 @@ def _boot(connection: LibvirtConnection, volumes: Volumes, name: str) -> float |
             volumes.remove(f"{name}.img")
 
 
+def remove_probe(connection: LibvirtConnection, volumes: Volumes, prefix: str) -> None:
+    """What a process that died in `find_accelerator` left. Absent is success."""
+    _remove(connection.get(), f"{prefix}-probe")
+    volumes.remove(f"{prefix}-probe.img")
+
+
 def _remove(connection: Any, name: str) -> None:
     with contextlib.suppress(libvirt.libvirtError):
         domain = connection.lookupByName(name)

@@ -51,8 +51,8 @@ class LibvirtDisks:
         with translated(f"cannot attach disks to {domain!r} on {self._connection.uri}"):
             found = self._connection.get().lookupByName(domain)
             check_owner(found, self._installation)
-            kept = _sources(found, libvirt.VIR_DOMAIN_XML_INACTIVE)
-            live = _sources(found) if found.isActive() else None
+            kept = sources_of(found, libvirt.VIR_DOMAIN_XML_INACTIVE)
+            live = sources_of(found) if found.isActive() else None
             attached = True
             for disk, path in zip(disks, self.ensure(disks, domain), strict=True):
                 document = render_disk(disk, path, hardware)
@@ -100,7 +100,9 @@ class LibvirtDisks:
     def _is_in_use(self, path: str) -> bool:
         """A running machine has it: then only that machine may resize it."""
         running = self._connection.get().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        return any(path in _sources(domain) for domain in running if domain.name().startswith(f"{self._prefix}-"))
+        return any(
+            path in sources_of(domain) for domain in running if domain.name().startswith(f"{self._prefix}-")
+        )
 
     def _holders(self) -> dict[str, tuple[str, ...]]:
         """Path of a disk -> machines of ours that have it, now or from their next start on."""
@@ -108,12 +110,12 @@ class LibvirtDisks:
         for domain in self._connection.get().listAllDomains(0):
             if not domain.name().startswith(f"{self._prefix}-"):
                 continue
-            for path in _sources(domain) | _sources(domain, libvirt.VIR_DOMAIN_XML_INACTIVE):
+            for path in sources_of(domain) | sources_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE):
                 holders[path] = (*holders.get(path, ()), domain.name())
         return holders
 
 
-def _sources(domain: Any, flags: int = 0) -> set[str]:
+def sources_of(domain: Any, flags: int = 0) -> set[str]:
     """Files of its disks; none if it is gone by now."""
     with contextlib.suppress(libvirt.libvirtError):
         root = ElementTree.fromstring(domain.XMLDesc(flags))  # noqa: S314 - libvirtd's own document

@@ -12,6 +12,7 @@ from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.errors import HostError, NotFound
 from orchestrator.models.machine import Nic, Subnet
+from orchestrator.models.stock import Reservation
 
 
 class Networks:
@@ -68,6 +69,29 @@ class Networks:
             root = ElementTree.fromstring(network.XMLDesc())  # noqa: S314 - libvirtd's own document
             for host in root.findall(f"./ip/dhcp/host[@name='{member}']"):
                 self._update(network.name(), libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, host)
+
+    def list_reservations(self) -> list[Reservation]:
+        """Those of every network that runs, whosever they are."""
+        found = []
+        for network in self._all():
+            root = ElementTree.fromstring(network.XMLDesc())  # noqa: S314 - libvirtd's own document
+            for host in root.findall("./ip/dhcp/host[@mac]"):
+                words = (host.get("name", ""), host.get("mac", ""), host.get("ip", ""))
+                found.append(Reservation(network.name(), *words))
+        return found
+
+    def remove_reservation(self, one: Reservation) -> None:
+        """Exactly that one. Absent is success."""
+        if one in self.list_reservations():
+            entry = ElementTree.Element("host", mac=one.mac, name=one.member, ip=one.address)
+            self._update(one.network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, entry)
+
+    def runs_dhcp(self, name: str) -> bool:
+        """Raises NotFound."""
+        with translated(f"cannot use network {name!r} on {self._connection.uri}"):
+            network = self._connection.get().networkLookupByName(name)
+            root = ElementTree.fromstring(network.XMLDesc())  # noqa: S314 - libvirtd's own document
+        return bool(network.isActive()) and root.find("./ip/dhcp") is not None
 
     def _all(self) -> list[Any]:
         connection = self._connection.get()

@@ -88,6 +88,23 @@ class Volumes:
         with translated("cannot list volumes"):
             return sorted(volume.name() for volume in self.ensure_pool().listAllVolumes())
 
+    @property
+    def directory(self) -> Path:
+        """Of the pool, on its host."""
+        return self._path
+
+    def list_paths(self) -> dict[str, str]:
+        """Name -> path of every volume, as the directory is now; none where there is no pool yet."""
+        with translated("cannot list volumes"):
+            try:
+                self._connection.get().storagePoolLookupByName(self._pool_name)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+                    raise
+                return {}
+            self.refresh()
+            return {volume.name(): str(volume.path()) for volume in self.ensure_pool().listAllVolumes()}
+
     def path_of(self, name: str) -> str:
         """Raises HostError if there is no such volume."""
         volume = self.find(name)

@@ -1,0 +1,65 @@
+"""HAProxy processes of this installation that nobody owns: they listen, but are not the one that can be talked to.
+
+One that was replaced by a reload has closed its listening sockets and finishes what it serves: it is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from pathlib import Path
+
+from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from orchestrator.drivers.haproxy.superseded import is_ours
+from orchestrator.errors import BalancerError
+
+_LISTEN = "0A"  # state of a socket in /proc/net/tcp
+
+
+class HaproxyProcesses:
+    """`directory` is the balancer's, with its file and socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = str(directory / "haproxy.cfg")
+        self._runtime = RuntimeApi(directory / "stats.sock")
+
+    def find_strays(self) -> tuple[int, ...]:
+        running = self._find_running()
+        numbers = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        ours = [number for number in numbers if number != running and is_ours(number, self._file)]
+        listening = _listening_sockets() if ours else set()
+        return tuple(number for number in ours if _sockets_of(number) & listening)
+
+    def end_stray(self, process: int) -> None:
+        if is_ours(process, self._file):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGUSR1)
+
+    def _find_running(self) -> int | None:
+        with contextlib.suppress(BalancerError):
+            found = re.search(r"^Pid: (\d+)$", self._runtime.ask("show info"), re.MULTILINE)
+            return int(found[1]) if found else None
+        return None
+
+
+def _listening_sockets() -> set[str]:
+    """Inodes of the sockets on which anybody of this machine listens."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            rows = [line.split() for line in Path(table).read_text(encoding="ascii").splitlines()[1:]]
+            found |= {row[9] for row in rows if row[3] == _LISTEN}
+    return found
+
+
+def _sockets_of(process: int) -> set[str]:
+    """Inodes of its sockets; none if it is gone, or another user's."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
+                found |= {match[1]} if match else set()
+    return found

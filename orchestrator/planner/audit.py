@@ -1,0 +1,140 @@
+"""What exists against what should, both ways: a record of counts in, findings out.
+
+A host that does not answer is not in the stock: nothing of it is judged. `docs/audit.md` says what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.lifecycle.table import AT_REST
+from orchestrator.models.audit import Fault, Finding, Kind, Remedy
+from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.sightings import Power, Rotation
+from orchestrator.models.stock import Stock
+from orchestrator.planner.audit_hosts import Books, HostView, audit_host
+from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.world import sighting_of
+
+_REMOVED = "audit --fix removes it"
+_CONVERGED = "audit --fix, or any controller, puts it right"
+
+
+def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
+    """Sorted by kind, host and name. A world at rest that is as declared gives none."""
+    powers = {
+        one.name: sighting_of(one, books.desired.prefix, stock.observed).power for one in books.desired.members
+    }
+    found = [
+        finding
+        for host in stock.hosts.values()
+        for finding in audit_host(HostView(books, host, powers, stock.is_worked_on))
+    ]
+    found += [*_balancer(books, stock), *_state(books, stock), *_homeless(books, stock)]
+    if not stock.is_worked_on:
+        found += _unfinished(books, stock)
+    return tuple(sorted(found, key=lambda one: (one.kind, one.host, one.name)))
+
+
+def _here(kind: Kind, fault: Fault, name: str, wrong: str) -> Finding:
+    """Something on the controller's own machine that may be removed."""
+    return Finding(kind, fault, name, "", wrong, _REMOVED, Remedy.REMOVE)
+
+
+# ---- load balancer -------------------------------------------------------------------------------------------
+
+
+def _balancer(books: Books, stock: Stock) -> Iterator[Finding]:
+    seen, config = stock.observed.balancer, desired_balancer(books.desired, stock.observed)
+    for process in stock.strays:
+        wrong = "an HAProxy of ours that listens, but is not the one in force"
+        yield _here(Kind.PROCESS, Fault.LEFT_OVER, str(process), wrong)
+    if bool(config.frontends) != seen.running:
+        fault = Fault.MISSING if config.frontends else Fault.LEFT_OVER
+        wrong = "it does not run" if config.frontends else "it runs, but no set has an endpoint"
+        yield _of_balancer(fault, "haproxy", wrong)
+        return
+    wanted = config.server_states()
+    found = {key: server.state for key, server in seen.servers.items()}
+    different = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    for key in different:
+        yield _server("/".join(key), wanted.get(key), found.get(key))
+    if seen.running and not different and seen.digest != config.digest():
+        yield _of_balancer(Fault.WRONG, "haproxy", "its configuration is not the one that should be in force")
+
+
+def _server(name: str, wanted: Rotation | None, found: Rotation | None) -> Finding:
+    if wanted is None:
+        return _of_balancer(Fault.LEFT_OVER, name, f"it is {found}, but no such member belongs behind it")
+    if found is None:
+        return _of_balancer(Fault.MISSING, name, f"it should be {wanted}")
+    return _of_balancer(Fault.WRONG, name, f"it is {found}, and should be {wanted}")
+
+
+def _of_balancer(fault: Fault, name: str, wrong: str) -> Finding:
+    return Finding(Kind.BALANCER, fault, name, "", wrong, _CONVERGED, Remedy.CONVERGE)
+
+
+# ---- state directory -----------------------------------------------------------------------------------------
+
+
+def _state(books: Books, stock: Stock) -> Iterator[Finding]:
+    state, known = stock.state, {one.digest: one.ref for one in books.images}
+    for digest in sorted(known.keys() - state.images):
+        fix = "add it again: understudy image add NAME FILE, the same file"
+        wrong = f"the file of image {known[digest]} is gone: no new host can get it"
+        yield Finding(Kind.IMAGE, Fault.MISSING, digest, "", wrong, fix, Remedy.OPERATOR)
+    for digest in sorted(state.images - known.keys()):
+        yield _here(Kind.IMAGE, Fault.LEFT_OVER, digest, "no image has that content")
+    for name in sorted(state.scratch):
+        yield _here(Kind.SCRATCH, Fault.LEFT_OVER, name, "the command that worked in it is gone")
+    if stock.is_worked_on and any(map(_is_unsettled, books.desired.sets)):
+        return  # who is at it may need them, or removes them in the end
+    setups = [one.spec.setup for one in books.desired.sets]
+    uploads = {f"{step.upload.digest}.tar" for setup in setups for step in setup.steps if step.upload is not None}
+    secrets = {setup.windows.administrator_password_digest for setup in setups if setup.windows is not None}
+    for name in sorted(state.uploads - uploads):
+        yield _here(Kind.UPLOAD, Fault.LEFT_OVER, name, "no set uploads it")
+    for name in sorted(state.secrets - secrets):
+        yield _here(Kind.SECRET, Fault.LEFT_OVER, name, "it is a password that no set uses")
+
+
+# ---- records -------------------------------------------------------------------------------------------------
+
+
+def _homeless(books: Books, stock: Stock) -> Iterator[Finding]:
+    for member in books.desired.members:
+        if member.host not in stock.observed.hosts:
+            wrong = f"its host {member.host} is not in config.toml"
+            fix = f"configure the host again, or: understudy remove {member.set_name}/{member.name}"
+            yield Finding(Kind.MACHINE, Fault.MISSING, member.name, member.host, wrong, fix, Remedy.OPERATOR)
+
+
+def _unfinished(books: Books, stock: Stock) -> Iterator[Finding]:
+    """What a controller was at when it ended, whoever's fault that was."""
+    by_set: dict[str, list[Member]] = {one.name: [] for one in books.desired.sets}
+    for member in books.desired.members:
+        by_set.setdefault(member.set_name, []).append(member)
+    for wanted in books.desired.sets:
+        under_way = [one for one in by_set[wanted.name] if _is_under_way(one, books, stock)]
+        if under_way or _is_unsettled(wanted):
+            names = ", ".join(f"{one.name} is {one.phase.value}" for one in under_way)
+            wrong = f"work on it was not finished, and no controller is at it{': ' if names else ''}{names}"
+            fix = "a controller goes on: understudy serve, or apply its file again"
+            if wanted.deleting:
+                fix = f"a controller goes on: understudy serve, or understudy delete {wanted.name}"
+            yield Finding(Kind.SET, Fault.WRONG, wanted.name, "", wrong, fix, Remedy.CONTROLLER)
+
+
+def _is_unsettled(wanted: ScaleSet) -> bool:
+    return wanted.settled_generation != wanted.generation
+
+
+def _is_under_way(member: Member, books: Books, stock: Stock) -> bool:
+    """A failed one without a machine waits for its next try; of a host that does not answer nothing is judged."""
+    power = sighting_of(member, books.desired.prefix, stock.observed).power
+    if power is Power.UNKNOWN:
+        return False
+    if member.phase is Phase.FAILED:
+        return power is not Power.ABSENT
+    return member.phase not in AT_REST or member.request is not None

@@ -1,0 +1,300 @@
+"""One host against the records: machines, volumes, drives, reservations and what libvirt keeps beside them.
+
+Work under way is no leak: of a member that is not at rest everything that bears its name is allowed, and nothing
+is asked for. Names say whose a volume is, in whatever host's pool it is seen: pools may be shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from orchestrator.lifecycle.table import AT_REST
+from orchestrator.models.audit import Fault, Finding, Kind, Remedy
+from orchestrator.models.members import Image, Member, Phase, Role
+from orchestrator.models.naming import domain_name, drive_volume, image_volume, machine_mac, machine_uuid
+from orchestrator.models.sightings import Power
+from orchestrator.models.stock import DomainStock, HostStock, Remnant, RemnantKind
+from orchestrator.models.storage import Drive
+from orchestrator.models.volume_names import (
+    BodyVolume,
+    DriveVolume,
+    ImageVolume,
+    LocalVolume,
+    ProbeVolume,
+    parse_volume,
+)
+from orchestrator.planner.world import Desired
+
+_PROBE_SECONDS = 7.0  # that the guest by which KVM is tried may be there, and some more
+_INCARNATIONS = 32  # bodies looked for of a member that has no record any more
+_BY_ITSELF = "audit --fix removes it"
+_HEALED = "a controller heals it: understudy serve, or apply its file again"
+
+
+@dataclass(frozen=True)
+class Books:
+    """What is recorded. `known`: names of all members that there ever were, as far as anybody remembers."""
+
+    desired: Desired
+    images: tuple[Image, ...]
+    installation: str
+    known: frozenset[str] = frozenset()
+
+    @cached_property
+    def members(self) -> Mapping[str, Member]:
+        return {one.name: one for one in self.desired.members}
+
+    @cached_property
+    def drives(self) -> Mapping[tuple[str, str, int], Drive]:
+        return {(one.set_name, one.name, one.slot): one for one in self.desired.drives}
+
+    @cached_property
+    def digests(self) -> frozenset[str]:
+        """Of base disks that somebody may need."""
+        made = {one.image_digest for one in self.desired.members}
+        return frozenset({one.digest for one in self.images} | made)
+
+    def domain(self, member: str) -> str:
+        return domain_name(self.desired.prefix, member)
+
+
+@dataclass(frozen=True)
+class HostView:
+    """One host beside the books. `power`: how each member's machine was seen in the look of the loop."""
+
+    books: Books
+    host: HostStock
+    power: Mapping[str, Power]
+    is_worked_on: bool
+
+    def find(self, kind: Kind, fault: Fault, name: str, wrong: str, **more: object) -> Finding:
+        """By default something left over that may be removed."""
+        given: dict[str, object] = {"fix": _BY_ITSELF, "remedy": Remedy.REMOVE, **more}
+        return Finding(kind, fault, name, self.host.name, wrong, **given)  # type: ignore[arg-type]
+
+    @cached_property
+    def in_use(self) -> frozenset[str]:
+        """Files of the disks of any domain with our prefix, whosever it is."""
+        return frozenset(path for one in self.host.domains.values() for path in one.files)
+
+    def is_ours(self, domain: DomainStock | None) -> bool:
+        return domain is not None and domain.installation == self.books.installation
+
+
+def audit_host(view: HostView) -> Iterator[Finding]:
+    yield from _machines_there(view)
+    yield from _machines_missing(view)
+    yield from _volumes_there(view)
+    yield from _volumes_missing(view)
+    yield from _drives(view)
+    yield from _reservations(view)
+    yield from _remnants(view)
+
+
+# ---- machines ------------------------------------------------------------------------------------------------
+
+
+def _machines_there(view: HostView) -> Iterator[Finding]:
+    books = view.books
+    by_domain = {books.domain(name): one for name, one in books.members.items()}
+    for name, domain in sorted(view.host.domains.items()):
+        member = by_domain.get(name)
+        if name == f"{books.desired.prefix}-probe":
+            yield from _probe(view, domain)
+        elif not view.is_ours(domain):
+            if member is not None and member.host == view.host.name:
+                wrong = f"a domain of somebody else has the name of a machine of {member.set_name}"
+                fix = "it is left alone: rename it, or remove the member"
+                yield view.find(Kind.MACHINE, Fault.WRONG, name, wrong, fix=fix, remedy=Remedy.OPERATOR)
+        elif member is None:
+            yield view.find(Kind.MACHINE, Fault.LEFT_OVER, name, "no record names it", target=domain.member)
+        elif member.host != view.host.name:
+            wrong = f"its record says host {member.host}"
+            fix = f"see which of both is right, then remove the other: virsh undefine {name}"
+            yield view.find(Kind.MACHINE, Fault.WRONG, name, wrong, fix=fix, remedy=Remedy.OPERATOR)
+        elif member.phase in AT_REST and domain.incarnation != member.incarnation:
+            wrong = f"it is body {domain.incarnation} of {member.name}, recorded is {member.incarnation}"
+            yield view.find(Kind.MACHINE, Fault.WRONG, name, wrong, fix=_HEALED, remedy=Remedy.CONTROLLER)
+
+
+def _probe(view: HostView, domain: DomainStock) -> Iterator[Finding]:
+    """Its disk in our pool says that it is ours: it carries no tag."""
+    if any(path.startswith(f"{view.host.pool}/") for path in domain.files):
+        wrong = "it was left when KVM was tried"
+        yield view.find(Kind.PROBE, Fault.LEFT_OVER, domain.name, wrong, settles_in=_PROBE_SECONDS)
+
+
+def _machines_missing(view: HostView) -> Iterator[Finding]:
+    for name, member in sorted(view.books.members.items()):
+        if member.host != view.host.name or member.phase not in AT_REST or member.phase is Phase.STOPPED:
+            continue
+        power = view.power.get(name, Power.UNKNOWN)
+        has_to_run = member.phase is Phase.IN_SERVICE
+        if power is Power.UNKNOWN or power is Power.RUNNING:
+            continue
+        if has_to_run or power in (Power.ABSENT, Power.CRASHED):
+            fault = Fault.MISSING if power is Power.ABSENT else Fault.WRONG
+            wrong = f"{name} is {member.phase.value}, but its machine is {power.value}"
+            yield view.find(
+                Kind.MACHINE, fault, view.books.domain(name), wrong, fix=_HEALED, remedy=Remedy.CONTROLLER
+            )
+
+
+# ---- volumes -------------------------------------------------------------------------------------------------
+
+
+def _volumes_there(view: HostView) -> Iterator[Finding]:
+    for name, path in sorted(view.host.volumes.items()):
+        wrong = _why_left_over(view, name)
+        if not wrong:
+            continue
+        if path in view.in_use:
+            fix = "a machine has it among its disks: it is left alone"
+            yield view.find(Kind.VOLUME, Fault.WRONG, name, wrong, fix=fix, remedy=Remedy.OPERATOR)
+            continue
+        is_probe = isinstance(parse_volume(view.books.desired.prefix, name), ProbeVolume)
+        seconds = _PROBE_SECONDS if is_probe else 1.0
+        yield view.find(Kind.VOLUME, Fault.LEFT_OVER, name, wrong, settles_in=seconds)
+
+
+def _why_left_over(view: HostView, name: str) -> str:
+    """Empty if it is needed, may be needed, is a drive, or is none of our names."""
+    match parse_volume(view.books.desired.prefix, name):
+        case BodyVolume(member, incarnation):
+            return _why_no_body(view, member, incarnation)
+        case LocalVolume(member, since):
+            found = view.books.members.get(member)
+            if found is None:
+                return "" if _goes_with_its_machine(view, member) else f"no record names {member}"
+            is_old = found.phase in AT_REST and since != found.storage_since
+            return f"{member} has another local storage since its body {found.storage_since}" if is_old else ""
+        case ImageVolume(digest, is_mark):
+            return _why_no_image(view, digest, is_mark)
+        case ProbeVolume() if f"{view.books.desired.prefix}-probe" not in view.host.domains:
+            return "it was left when KVM was tried"
+    return ""
+
+
+def _why_no_body(view: HostView, member: str, incarnation: int) -> str:
+    found = view.books.members.get(member)
+    if found is None:
+        return "" if _goes_with_its_machine(view, member) else f"no record names {member}"
+    if found.phase in AT_REST and incarnation != found.incarnation:
+        return f"it belongs to body {incarnation} of {member}, which has body {found.incarnation}"
+    return ""
+
+
+def _goes_with_its_machine(view: HostView, member: str) -> bool:
+    """A machine of that name is there: if it is ours, it is a finding of its own and takes its volumes with it."""
+    return view.books.domain(member) in view.host.domains
+
+
+def _why_no_image(view: HostView, digest: str, is_mark: bool) -> str:
+    name = image_volume(view.books.desired.prefix, digest)
+    if digest not in view.books.digests:
+        return "no image has that content"
+    if is_mark:
+        return "" if name in view.host.volumes else "it marks a base disk that is not there"
+    if f"{name}.verified" in view.host.volumes or view.is_worked_on:
+        return ""
+    users = (one for one in view.books.members.values() if one.host == view.host.name)
+    if any(one.image_digest == digest for one in users):
+        return ""  # uploaded anew with the next machine; what there is may be open
+    return "its upload was cut short"
+
+
+def _volumes_missing(view: HostView) -> Iterator[Finding]:
+    for name, member in sorted(view.books.members.items()):
+        domain = view.host.domains.get(view.books.domain(name))
+        if domain is None or not view.is_ours(domain) or member.host != view.host.name:
+            continue
+        if member.phase not in AT_REST or domain.incarnation != member.incarnation:
+            continue
+        base = image_volume(view.books.desired.prefix, member.image_digest)
+        there = {*view.host.volumes.values()}
+        needed = {path for path in domain.files if path.startswith(f"{view.host.pool}/")}
+        lost = {path.rpartition("/")[2] for path in needed - there}
+        if base not in view.host.volumes:
+            lost.add(base)
+        for volume in sorted(lost):
+            if isinstance(parse_volume(view.books.desired.prefix, volume), DriveVolume):
+                continue
+            verb = "reimage" if member.role is Role.INSTANCE else "remove"
+            fix = f"its content is lost with its next start: understudy {verb} {member.set_name}/{name}"
+            wrong = f"the machine of {name} needs it"
+            yield view.find(Kind.VOLUME, Fault.MISSING, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
+
+
+# ---- drives --------------------------------------------------------------------------------------------------
+
+
+def _drives(view: HostView) -> Iterator[Finding]:
+    """None is ever removed by an audit."""
+    books = view.books
+    for name in sorted(view.host.volumes):
+        parsed = parse_volume(books.desired.prefix, name)
+        if isinstance(parsed, DriveVolume) and (parsed.set_name, parsed.name, parsed.slot) not in books.drives:
+            fix = "drives are never removed by an audit: adopt it, or remove the file by hand"
+            yield view.find(
+                Kind.DRIVE, Fault.LEFT_OVER, name, "no record names it", fix=fix, remedy=Remedy.OPERATOR
+            )
+    for drive in books.drives.values():
+        if drive.host != view.host.name:
+            continue
+        volume = drive_volume(books.desired.prefix, drive.set_name, drive.name, drive.slot)
+        wrong, fix = "", ""
+        if drive.is_deleting:
+            wrong, fix = "its removal was interrupted", f"understudy delete {drive.set_name} --delete-drives"
+        elif drive.is_made and volume not in view.host.volumes:
+            wrong, fix = "its volume is gone", "bring the file back into the storage pool"
+        elif drive.member is not None and drive.member not in books.members:
+            wrong, fix = f"its holder {drive.member} is not recorded", "see: understudy status"
+        if wrong:
+            fault = Fault.MISSING if "gone" in wrong else Fault.WRONG
+            yield view.find(Kind.DRIVE, fault, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
+
+
+# ---- reservations and remnants -------------------------------------------------------------------------------
+
+
+def _reservations(view: HostView) -> Iterator[Finding]:
+    """The MAC address is derived from installation and member: it says whose an entry is."""
+    books, there = view.books, set()
+    for one in view.host.reservations:
+        if one.mac != machine_mac(books.installation, one.member):
+            continue
+        there.add(one.member)
+        if one.member not in books.members and books.domain(one.member) not in view.host.domains:
+            wrong = f"{one.address} is reserved in network {one.network} for a member that is not recorded"
+            yield view.find(Kind.RESERVATION, Fault.LEFT_OVER, one.member, wrong, target=one.network)
+    for name, member in sorted(books.members.items()):
+        is_due = member.host == view.host.name and member.phase in AT_REST and member.phase is not Phase.STOPPED
+        if view.host.reserves and is_due and name not in there and books.domain(name) in view.host.domains:
+            wrong = f"{member.address} is not reserved: somebody else may be given it"
+            fix = f"it is reserved again with its next machine: understudy reimage {member.set_name}/{name}"
+            yield view.find(Kind.RESERVATION, Fault.MISSING, name, wrong, fix=fix, remedy=Remedy.OPERATOR)
+
+
+def _remnants(view: HostView) -> Iterator[Finding]:
+    """Of members that we know to have been ours, and of whose machine nothing else is there."""
+    books = view.books
+    domains = {books.domain(name): name for name in books.known | books.members.keys()}
+    uuids = {
+        machine_uuid(books.installation, name, body): name
+        for name in domains.values()
+        for body in range(1, _INCARNATIONS + 1)
+    }
+    there = {*view.host.domains, *(one.uuid for one in view.host.domains.values())}
+    for one in view.host.remnants:
+        owner = _owner_of(one, domains, uuids)
+        member = books.members.get(owner)
+        if not owner or one.subject in there or (member is not None and member.phase not in AT_REST):
+            continue
+        wrong = f"{one.kind.value} of a machine of {owner} that is not there"
+        yield view.find(Kind.REMNANT, Fault.LEFT_OVER, one.path, wrong)
+
+
+def _owner_of(one: Remnant, domains: Mapping[str, str], uuids: Mapping[str, str]) -> str:
+    return (uuids if one.kind is RemnantKind.TPM else domains).get(one.subject, "")

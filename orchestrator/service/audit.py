@@ -1,0 +1,215 @@
+"""What exists against what should: counted twice, and what is left over is removed one thing at a time.
+
+A finding is what two looks agree on, with a pause between them that is longer than work under way takes. To remove
+something the controller lease is taken, if it is free, and there is one look more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from orchestrator.errors import BalancerError, UnderstudyError
+from orchestrator.models.audit import Finding, Kind, Remedy
+from orchestrator.models.sightings import HostSighting, Observed
+from orchestrator.models.stock import HostStock, Stock
+from orchestrator.planner import Desired, Limits
+from orchestrator.planner.audit import compare
+from orchestrator.planner.audit_hosts import Books
+from orchestrator.planner.balancer import desired_balancer
+from orchestrator.ports.balancer import Balancer
+from orchestrator.ports.clock import Clock
+from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.ports.stock import BalancerProcesses, StateRooms, Stockroom
+from orchestrator.store import Lease, Store
+from orchestrator.store.lease import LEASE_TTL
+
+OnProgress = Callable[[str], None]
+Identity = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class AuditParts:
+    """What an audit works with. `look` sees all hosts, with a deadline; `prefix` begins the names of ours."""
+
+    store: Store
+    lease: Lease
+    clock: Clock
+    look: Callable[[], Mapping[str, HostSighting]]
+    hosts: Mapping[str, Hypervisor]
+    stockrooms: Mapping[str, Stockroom]
+    balancer: Balancer
+    processes: BalancerProcesses
+    rooms: StateRooms
+    prefix: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Report:
+    """`unknown`: host -> why nothing of it was judged."""
+
+    findings: tuple[Finding, ...]
+    unknown: Mapping[str, str]
+    is_worked_on: bool
+
+
+@dataclass(frozen=True)
+class Mended:
+    """What became of a finding: `failure` is empty if it is put right."""
+
+    finding: Finding
+    failure: str = ""
+
+
+class Audit:
+    """`tell` hears what is being done."""
+
+    def __init__(self, parts: AuditParts, tell: OnProgress) -> None:
+        self._parts = parts
+        self._tell = tell
+
+    def examine(self) -> Report:
+        """Changes nothing. Raises StoreError."""
+        self._tell("taking stock")
+        first, unknown, worked = self._look()
+        if not first:
+            return Report((), unknown, worked)
+        pause = max(one.settles_in for one in first)
+        self._tell(f"{len(first)} differences; looking again in {pause:.0f} s, in case they are work under way")
+        self._parts.clock.rest(pause)
+        second, unknown, worked_then = self._look()
+        both = {_identity(one) for one in first}
+        agreed = tuple(one for one in second if _identity(one) in both)
+        return Report(agreed, unknown, worked or worked_then)
+
+    def mend(self, report: Report) -> list[Mended]:
+        """Put right what the report names as fixable. What is not seen any more is right. Raises StoreError."""
+        wanted = {_identity(one): one for one in report.findings if one.is_fixable}
+        if not wanted:
+            return []
+        with self._alone():
+            stock, books = self._count()
+            seen = {_identity(one) for one in compare(books, stock) if one.is_fixable}
+            mended = [Mended(one) for key, one in wanted.items() if key not in seen]
+            due = [one for key, one in wanted.items() if key in seen]
+            mended += [self._mend(one) for one in due if one.remedy is Remedy.REMOVE]
+            differing = [one for one in due if one.remedy is Remedy.CONVERGE]
+            if differing:
+                mended += self._converge(differing, books, stock.observed)
+            return mended
+
+    # ---- looking -----------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[tuple[Finding, ...], Mapping[str, str], bool]:
+        stock, books = self._count()
+        silent = {name: seen.reason for name, seen in stock.observed.hosts.items() if name not in stock.hosts}
+        return compare(books, stock), silent, stock.is_worked_on
+
+    def _count(self) -> tuple[Stock, Books]:
+        """The world before the records: what was made meanwhile is then recorded already."""
+        parts = self._parts
+        worked = parts.lease.find_other_holder() is not None
+        seen = dict(parts.look())
+        counted: dict[str, HostStock] = {}
+        for name, sighting in seen.items():
+            if sighting.answers:
+                self._count_host(name, seen, counted)
+        strays = parts.processes.find_strays()
+        balancer = parts.balancer.observe()
+        with parts.rooms.held():
+            state = parts.rooms.take_stock()
+            images, snapshot = tuple(parts.store.list_images()), parts.store.snapshot()
+        desired = Desired(snapshot.sets, snapshot.members, parts.prefix, parts.limits, drives=snapshot.drives)
+        books = Books(desired, images, parts.store.installation(), parts.store.list_known_members())
+        worked = worked or parts.lease.find_other_holder() is not None
+        return Stock(counted, Observed(seen, balancer), state, strays, worked), books
+
+    def _count_host(self, name: str, seen: dict[str, HostSighting], counted: dict[str, HostStock]) -> None:
+        """One that cannot be counted is as good as silent."""
+        try:
+            counted[name] = self._parts.stockrooms[name].take_stock()
+        except UnderstudyError as error:
+            seen[name] = HostSighting(name, seen[name].zone, answers=False, reason=error.message)
+
+    # ---- putting right -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """With the lease, where nobody has it: no controller begins meanwhile. One that is at work goes on."""
+        lease = self._parts.lease
+        if not lease.take():
+            yield
+            return
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(LEASE_TTL / 3):
+                with contextlib.suppress(UnderstudyError):
+                    lease.renew()
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keeper.join()
+            lease.release()
+
+    def _mend(self, finding: Finding) -> Mended:
+        self._tell(f"removing {finding.kind} {finding.name}{f' on {finding.host}' if finding.host else ''}")
+        try:
+            self._remove(finding)
+        except UnderstudyError as error:
+            return Mended(finding, error.message)
+        return Mended(finding)
+
+    def _remove(self, finding: Finding) -> None:
+        parts, name = self._parts, finding.name
+        here: dict[Kind, Callable[[], None]] = {
+            Kind.PROCESS: lambda: parts.processes.end_stray(int(name)),
+            Kind.IMAGE: lambda: parts.rooms.remove_image(name),
+            Kind.SCRATCH: lambda: parts.rooms.remove_scratch(name),
+            Kind.UPLOAD: lambda: parts.rooms.remove_upload(name),
+            Kind.SECRET: lambda: parts.rooms.remove_secret(name),
+            Kind.MACHINE: lambda: self._remove_machine(finding),
+            Kind.VOLUME: lambda: parts.stockrooms[finding.host].remove_volume(name),
+            Kind.PROBE: lambda: parts.stockrooms[finding.host].remove_probe(),
+            Kind.RESERVATION: lambda: self._remove_reservation(finding),
+            Kind.REMNANT: lambda: self._remove_remnant(finding),
+        }
+        here[finding.kind]()
+
+    def _remove_machine(self, finding: Finding) -> None:
+        """The driver checks its owner tag once more."""
+        host = self._parts.hosts[finding.host]
+        host.destroy_machine(finding.name)
+        host.disks.remove_local_storage(finding.target)
+
+    def _remove_reservation(self, finding: Finding) -> None:
+        room = self._parts.stockrooms[finding.host]
+        for one in room.take_stock().reservations:
+            if (one.member, one.network) == (finding.name, finding.target):
+                room.remove_reservation(one)
+
+    def _remove_remnant(self, finding: Finding) -> None:
+        room = self._parts.stockrooms[finding.host]
+        for one in room.take_stock().remnants:
+            if one.path == finding.name:
+                room.remove_remnant(one)
+
+    def _converge(self, findings: list[Finding], books: Books, observed: Observed) -> list[Mended]:
+        self._tell("bringing the load balancer to what it should be")
+        try:
+            self._parts.balancer.converge(desired_balancer(books.desired, observed))
+        except BalancerError as error:
+            return [Mended(one, error.message) for one in findings]
+        return [Mended(one) for one in findings]
+
+
+def _identity(finding: Finding) -> Identity:
+    """By which a finding is known again; its words may differ."""
+    return (finding.kind.value, finding.fault.value, finding.host, finding.name)

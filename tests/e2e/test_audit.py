@@ -1,0 +1,188 @@
+"""`understudy audit` on a real host: what was put there, and what was taken away, behind the product's back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from tests.support.installation import Installation, installation, wait_until
+from tests.support.specs import web_set
+
+pytestmark = pytest.mark.guest
+
+DRIVE = "drives: [{name: data, size: 16MiB, mount: /mnt/data}]\n"
+
+
+@pytest.fixture(scope="module")
+def web(micro_image: Path) -> Iterator[Installation]:
+    """One instance and one stopped pool member; the tests of this module change it in their order."""
+    with installation() as made:
+        made.run("image", "add", "micro", str(micro_image))
+        made.write("web.yaml", web_set(made, instances=1, standby="{state: stopped, max_ready: 2}", more=DRIVE))
+        made.run("apply", str(made.root / "web.yaml"))
+        yield made
+
+
+def audited(web: Installation, *options: str) -> dict[str, Any]:
+    done = subprocess.run(web.command("audit", "--json", *options), capture_output=True, text=True, check=False)
+    said = dict(json.loads(done.stdout))
+    assert done.returncode == (0 if said["clean"] else 1), done.stderr
+    return said
+
+
+def found(said: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {(one["kind"], one["fault"], one["name"]) for one in said["findings"]}
+
+
+def virsh(web: Installation, *arguments: str, text: str = "") -> str:
+    command = ["virsh", "-q", "-c", web.uri, *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_settled_installation_is_clean(web: Installation) -> None:
+    assert "what exists is what should" in web.run("audit")
+    assert audited(web) == {
+        "clean": True,
+        "findings": [],
+        "left": 0,
+        "unknown": [],
+        "controller_at_work": False,
+    }
+
+
+def test_what_was_left_over_is_found_and_removed_and_nothing_else_is(web: Installation) -> None:
+    before = (web.domains(), web.volumes())
+    tag = f"{web.prefix}-web-zzzzz"
+    owner = virsh(web, "dumpxml", web.domains()[0]).partition('installation="')[2].partition('"')[0]
+    metadata = (
+        "<metadata><understudy:owner xmlns:understudy='https://understudy.dev/xmlns/owner/1' "
+        f"installation='{owner}' set='web' member='web-zzzzz' incarnation='1'/></metadata>"
+    )
+    rest = "<memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+    virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{tag}</name>{metadata}{rest}</domain>")
+    foreign = f"{web.prefix}-theirs"
+    virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{foreign}</name>{rest}</domain>")
+    unknown_drive = f"{web.prefix}-drive.old.data.0.raw"
+    for name in (f"{web.prefix}-web-yyyyy.1.qcow2", f"{web.prefix}-local.web-yyyyy.1.raw", unknown_drive, "a.txt"):
+        (web.root / "volumes" / name).write_bytes(b"x")
+    try:
+        expected = {
+            ("machine", "left over", tag),
+            ("volume", "left over", f"{web.prefix}-web-yyyyy.1.qcow2"),
+            ("volume", "left over", f"{web.prefix}-local.web-yyyyy.1.raw"),
+            ("drive", "left over", unknown_drive),
+        }
+        assert found(audited(web)) == expected
+        said = audited(web, "--fix")
+        assert {one["name"] for one in said["findings"] if not one["fixed"]} == {unknown_drive}
+        assert sorted(web.domains()) == sorted([*before[0], foreign])
+        assert sorted(web.volumes()) == sorted([*before[1], unknown_drive, "a.txt"])
+    finally:
+        virsh(web, "undefine", foreign)
+        for name in (unknown_drive, "a.txt"):
+            (web.root / "volumes" / name).unlink()
+        virsh(web, "pool-refresh", web.prefix)
+    assert audited(web)["clean"]
+
+
+def test_what_a_killed_import_left_is_found_while_one_that_runs_is_not(web: Installation) -> None:
+    slow = web.root / "slow.raw"
+    with slow.open("wb") as file:
+        file.truncate(2**29)
+        file.seek(510)
+        file.write(b"\x55\xaa")
+    work = web.root / "private" / "work"
+    process = web.start("image", "add", "slow", str(slow))
+    try:
+        wait_until(lambda: list(work.glob("import-*")), 30, "it has begun")
+        process.send_signal(signal.SIGSTOP)
+        assert audited(web)["clean"]
+    finally:
+        process.kill()
+        process.communicate()
+        slow.unlink()
+    left = {path.name for path in work.glob("import-*")}
+    assert {("scratch", "left over", name) for name in left} == found(audited(web)) != set()
+    # A converter that outlived the command may still be writing.
+    wait_until(lambda: audited(web, "--fix")["clean"] and not list(work.glob("import-*")), 60, "it is removed")
+
+
+def test_a_server_that_was_changed_by_hand_is_put_right(web: Installation) -> None:
+    (row,) = web.members("instance")
+    talk = RuntimeApi(web.root / "haproxy" / "stats.sock")
+    talk.ask(f"set server web.http/{row['name']} state maint")
+    assert found(audited(web)) == {("balancer", "wrong", f"web.http/{row['name']}")}
+    said = audited(web, "--fix")
+    assert said["clean"]
+    wait_until(lambda: web.fetch() == row["name"], 5, "it serves again")
+
+
+def test_what_is_missing_is_left_to_the_controller_which_heals_it(web: Installation) -> None:
+    (row,) = web.members("instance")
+    domain = str(row["domain"])
+    virsh(web, "destroy", domain)
+    said = audited(web, "--fix")
+    assert ("machine", "wrong", domain) in found(said)
+    assert not said["clean"]
+    with web.serving():
+        wait_until(lambda: web.status()["converged"], 60, "it is healed")
+        assert audited(web)["clean"]
+    assert web.members("instance")[0]["incarnation"] == row["incarnation"]
+
+
+def test_an_operation_under_way_is_never_taken_for_a_leak(web: Installation) -> None:
+    with web.serving():
+        process = web.start("scale", "web", "3")
+        looks = 0
+        while process.poll() is None:
+            said = audited(web)
+            assert said["findings"] == []
+            looks += 1
+            time.sleep(0.2)
+        process.communicate()
+    assert process.returncode == 0
+    assert looks > 2
+    assert audited(web)["clean"]
+
+
+def test_what_libvirt_keeps_of_a_machine_that_is_gone_is_found_by_the_names_that_were_ours(
+    web: Installation,
+) -> None:
+    names = {str(row["name"]) for row in web.members("instance")}
+    web.run("scale", "web", "1")
+    gone = min(names - {str(row["name"]) for row in web.members("instance")})
+    kept = [
+        Path(f"/var/lib/libvirt/qemu/nvram/{web.prefix}-{gone}_VARS.fd"),
+        Path(f"/var/lib/libvirt/qemu/save/{web.prefix}-{gone}.save"),
+    ]
+    theirs = Path(f"/var/lib/libvirt/qemu/nvram/{web.prefix}-web-yyyyy_VARS.fd")
+    try:
+        for path in (*kept, theirs):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+        assert found(audited(web)) == {("remnant", "left over", str(path)) for path in kept}
+        assert audited(web, "--fix")["clean"]
+        assert [path.exists() for path in (*kept, theirs)] == [False, False, True]
+    finally:
+        for path in (*kept, theirs):
+            path.unlink(missing_ok=True)
+
+
+def test_a_host_that_does_not_answer_is_named_and_not_judged(web: Installation) -> None:
+    hosts = (
+        f'[[hosts]]\nuri = "{web.uri}"\naccelerator = "tcg"\n'
+        '[[hosts]]\nname = "gone"\nzone = "b"\nuri = "qemu+unix:///system?socket=/nowhere"\n'
+    )
+    web.configure(hosts=hosts)
+    said = audited(web)
+    assert [one["host"] for one in said["unknown"]] == ["gone"]
+    assert said["findings"] == []
+    assert "unknown    host gone: nothing of it was judged" in web.run("audit")

@@ -1,0 +1,374 @@
+"""The audit on the fakes of the loop: nothing is found where all is well, and what is found is what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.models.members import Image, Phase
+from orchestrator.models.naming import (
+    domain_name,
+    drive_volume,
+    image_volume,
+    local_volume,
+    machine_mac,
+    machine_uuid,
+    overlay_volume,
+)
+from orchestrator.models.sightings import Power
+from orchestrator.models.stock import DomainStock, Remnant, RemnantKind, Reservation
+from orchestrator.models.volume_names import (
+    BodyVolume,
+    DriveVolume,
+    ImageVolume,
+    LocalVolume,
+    ProbeVolume,
+    VolumeName,
+    parse_volume,
+)
+from orchestrator.service import declare
+from orchestrator.service import members as requests
+from orchestrator.store import Lease
+from tests.builders import PREFIX
+from tests.unit.loop import Site, open_site
+from tests.unit.stock import POOL, AuditedSite, audited
+
+STORAGE: dict[str, Any] = {
+    "local_storage": {"size": "16MiB", "mount": "/local"},
+    "drives": [{"name": "data", "size": "16MiB", "mount": "/data"}],
+}
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[AuditedSite]:
+    """Two instances with both kinds of disk, one stopped pool member."""
+    with open_site(tmp_path) as site:
+        site.apply(instances=2, standby={"state": "stopped", "max_ready": 3}, **STORAGE)
+        site.settle()
+        yield audited(site)
+
+
+def name_of(there: AuditedSite) -> str:
+    return there.site.instances()[0].name
+
+
+# ---- nothing to find -----------------------------------------------------------------------------------------
+
+
+def test_a_world_as_declared_gives_no_finding_and_is_looked_at_once(there: AuditedSite) -> None:
+    report = there.audit.examine()
+    assert (report.findings, report.unknown, report.is_worked_on) == ((), {}, False)
+    assert there.clock.rested == []
+
+
+def test_what_is_gone_at_the_second_look_was_work_under_way(there: AuditedSite) -> None:
+    name = f"{PREFIX}-web-zzzzz.1.qcow2"
+    there.site.host.volumes[name] = b""
+    there.clock.meanwhile = lambda: there.room.remove_volume(name)
+    assert there.found() == []
+    assert there.clock.rested == [1.0]
+
+
+@pytest.mark.parametrize("wish", ["scale out", "scale in", "reimage", "delete"])
+def test_at_no_moment_of_an_operation_with_a_controller_is_anything_found(tmp_path: Path, wish: str) -> None:
+    """Stock is taken after every turn, with effects at any point."""
+    with open_site(tmp_path) as site:
+        site.apply(instances=2, **STORAGE)
+        site.settle()
+        seen = audited(site)
+        wishes: dict[str, Callable[[], object]] = {
+            "scale out": lambda: site.scale(4),
+            "scale in": lambda: site.scale(1),
+            "reimage": lambda: requests.reimage(site.store, f"web/{name_of(seen)}"),
+            "delete": lambda: declare.delete(site.store, "web"),
+        }
+        wishes[wish]()
+        Lease(site.store, holder="elsewhere:1:1").take()  # a controller that may live
+        seen.clock.meanwhile = lambda: turn(site)
+        for _ in range(12):
+            assert seen.found() == []
+            turn(site)
+
+
+def turn(site: Site) -> None:
+    site.controller.turn()
+    site.reached.wait(0.01)
+    site.reached.clear()
+
+
+def test_a_host_that_does_not_answer_is_not_judged(there: AuditedSite) -> None:
+    there.site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    there.site.host.go_silent("the connection is refused")
+    report = there.audit.examine()
+    assert (report.findings, report.unknown) == ((), {"local": "the connection is refused"})
+
+
+def test_a_host_that_falls_silent_while_it_is_counted_is_not_judged(there: AuditedSite) -> None:
+    there.site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    there.room.is_mute = True
+    report = there.audit.examine()
+    assert report.findings == ()
+    assert "connection reset" in report.unknown["local"]
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "other-web-zzzzz.1.qcow2", f"{PREFIX}-web.qcow2", f"{PREFIX}-x.iso"]
+)
+def test_volumes_with_other_names_are_nobody_s_business(there: AuditedSite, name: str) -> None:
+    there.site.host.volumes[name] = b""
+    assert there.found() == []
+
+
+# ---- left over -----------------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_no_record_names_is_one_finding_and_goes_with_its_disks(there: AuditedSite) -> None:
+    site, name = there.site, name_of(there)
+    with site.store.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM members WHERE name = ?", (name,))
+        connection.exec_driver_sql("UPDATE drives SET member = NULL WHERE member = ?", (name,))
+    domain = domain_name(PREFIX, name)
+    assert ("machine", "left over", domain) in there.found()
+    left = there.mend()
+    assert [one for one in left if one[0] != "balancer"] == []
+    assert domain not in site.host.machines
+    assert not [one for one in site.host.volumes if name in one]
+    assert len([one for one in site.host.volumes if "-drive." in one]) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{PREFIX}-web-zzzzz.1.qcow2",
+        f"{PREFIX}-web-zzzzz.3.seed.iso",
+        f"{PREFIX}-web-zzzzz.1.console.log.0",
+        f"{PREFIX}-local.web-zzzzz.1.raw",
+        f"{PREFIX}-image-{'e' * 64}.qcow2",
+        f"{PREFIX}-image-{'e' * 64}.qcow2.verified",
+        f"{PREFIX}-probe.img",
+    ],
+)
+def test_volumes_that_nobody_needs_are_removed(there: AuditedSite, name: str) -> None:
+    there.site.host.volumes[name] = b""
+    assert there.found() == [("volume", "left over", name)]
+    assert there.mend() == []
+    assert there.room.removed == [name]
+
+
+def test_disks_of_an_earlier_body_are_removed_and_those_of_this_one_are_not(there: AuditedSite) -> None:
+    name = name_of(there)
+    requests.reimage(there.site.store, f"web/{name}")
+    there.site.settle()
+    there.site.crash()
+    old = overlay_volume(domain_name(PREFIX, name), 1)
+    older = local_volume(PREFIX, name, 7)
+    before = dict(there.site.host.volumes)
+    there.site.host.volumes |= {old: b"", older: b""}
+    assert there.found() == [("volume", "left over", older), ("volume", "left over", old)]
+    assert there.mend() == []
+    assert there.site.host.volumes == before
+
+
+def test_a_volume_that_a_machine_has_is_left_alone(there: AuditedSite) -> None:
+    name = f"{PREFIX}-local.web-zzzzz.1.raw"
+    there.site.host.volumes[name] = b""
+    there.room.probe = DomainStock(f"{PREFIX}-theirs", "u", files=frozenset({f"{POOL}/{name}"}))
+    assert there.mend() == [("volume", "wrong", name)]
+    assert name in there.site.host.volumes
+
+
+def test_an_upload_cut_short_is_removed_unless_a_controller_may_be_at_it(there: AuditedSite) -> None:
+    other = there.site.store.add_image("other", lambda version: replace(image_like(there), version=version))
+    there.rooms.state = replace(there.rooms.state, images=there.rooms.state.images | {other.digest})
+    name = image_volume(PREFIX, other.digest)
+    there.site.host.volumes[name] = b"half of it"
+    elsewhere = Lease(there.site.store, holder="elsewhere:1:1")
+    elsewhere.take()
+    assert there.found() == []
+    elsewhere.release()
+    assert there.found() == [("volume", "left over", name)]
+
+
+def image_like(there: AuditedSite) -> Image:
+    (image,) = there.site.store.list_images()
+    return replace(image, name="other", digest="ab" * 32)
+
+
+def test_the_guest_that_tries_kvm_is_given_time_before_it_is_left_over(there: AuditedSite) -> None:
+    files = frozenset({f"{POOL}/{PREFIX}-probe.img"})
+    there.room.probe = DomainStock(f"{PREFIX}-probe", "u", files=files)
+    assert there.found() == [("probe", "left over", f"{PREFIX}-probe")]
+    assert there.clock.rested == [7.0]
+    assert there.mend() == []
+
+
+def test_a_probe_of_somebody_else_s_is_not_ours(there: AuditedSite) -> None:
+    there.room.probe = DomainStock(f"{PREFIX}-probe", "u", files=frozenset({"/srv/elsewhere.img"}))
+    assert there.found() == []
+
+
+def test_reservations_are_ours_by_their_mac(there: AuditedSite) -> None:
+    mac = machine_mac(there.site.store.installation(), "web-zzzzz")
+    ours = Reservation("guests", "web-zzzzz", mac, "192.168.203.9")
+    theirs = Reservation("guests", "web-yyyyy", "52:54:00:00:00:01", "192.168.203.8")
+    there.room.reservations = [ours, theirs]
+    assert there.found() == [("reservation", "left over", "web-zzzzz")]
+    assert there.mend() == []
+    assert there.room.reservations == [theirs]
+
+
+def test_remnants_are_ours_if_anything_was_ever_told_of_their_member(there: AuditedSite) -> None:
+    installation = there.site.store.installation()
+    there.site.store.note("web", "web-zzzzz", "removed", "web-zzzzz is gone")
+    state = Remnant(RemnantKind.TPM, machine_uuid(installation, "web-zzzzz", 2), "/tpm/1")
+    variables = Remnant(RemnantKind.VARIABLES, f"{PREFIX}-web-zzzzz", "/nvram/z")
+    memory = Remnant(RemnantKind.MEMORY, f"{PREFIX}-web-yyyyy", "/save/y")
+    mine = Remnant(RemnantKind.VARIABLES, domain_name(PREFIX, name_of(there)), "/nvram/mine")
+    there.room.remnants = [state, variables, memory, mine]
+    assert [name for _, _, name in there.found()] == ["/nvram/z", "/tpm/1"]
+    assert there.mend() == []
+    assert there.room.remnants == [memory, mine]
+
+
+def test_what_killed_commands_left_in_the_state_directory_is_removed(there: AuditedSite) -> None:
+    there.rooms.state = replace(
+        there.rooms.state,
+        images=there.rooms.state.images | {"e" * 64},
+        scratch=frozenset({"import-x"}),
+        uploads=frozenset({"a.tar"}),
+        secrets=frozenset({"b"}),
+    )
+    there.processes.strays = [4711]
+    kinds = {kind: name for kind, _, name in there.found()}
+    assert kinds == {
+        "image": "e" * 64,
+        "scratch": "import-x",
+        "upload": "a.tar",
+        "secret": "b",
+        "process": "4711",
+    }
+    assert there.mend() == []
+
+
+# ---- missing and wrong ---------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_is_missing_is_left_to_the_controller(there: AuditedSite) -> None:
+    name = name_of(there)
+    there.site.host.vanish(domain_name(PREFIX, name))
+    left = there.mend()
+    assert ("machine", "missing", domain_name(PREFIX, name)) in left
+    assert there.site.power(there.site.member(name)) is Power.ABSENT
+    there.site.settle_again()
+    there.site.crash()
+    assert there.found() == []
+
+
+def test_a_volume_that_a_machine_needs_is_missed(there: AuditedSite) -> None:
+    name = name_of(there)
+    gone = overlay_volume(domain_name(PREFIX, name), 1)
+    del there.site.host.volumes[gone]
+    (finding,) = there.audit.examine().findings
+    assert (finding.fault.value, finding.name) == ("missing", gone)
+    assert f"understudy reimage web/{name}" in finding.fix
+
+
+def test_the_base_disk_of_a_set_in_use_is_missed(there: AuditedSite) -> None:
+    (image,) = there.site.store.list_images()
+    base = image_volume(PREFIX, image.digest)
+    del there.site.host.volumes[base]
+    assert ("volume", "missing", base) in there.found()
+
+
+def test_drives_are_never_removed(there: AuditedSite) -> None:
+    unknown, lost = drive_volume(PREFIX, "old", "data", 3), drive_volume(PREFIX, "web", "data", 0)
+    there.site.host.volumes[unknown] = b""
+    del there.site.host.volumes[lost]
+    assert there.mend() == [("drive", "left over", unknown), ("drive", "missing", lost)]
+    assert unknown in there.site.host.volumes
+
+
+def test_somebody_else_s_machine_with_our_name_is_told_and_left(there: AuditedSite) -> None:
+    domain = domain_name(PREFIX, name_of(there))
+    there.site.host.vanish(domain)
+    there.site.host.foreign.add(domain)
+    assert ("machine", "wrong", domain) in there.mend()
+    assert domain in there.site.host.foreign
+
+
+def test_servers_that_differ_are_named_and_put_right(there: AuditedSite) -> None:
+    there.site.balancer.die()
+    assert there.found() == [("balancer", "missing", "haproxy")]
+    assert there.mend() == []
+    assert there.site.rotation() == {one.name for one in there.site.instances()}
+
+
+def test_an_image_whose_file_is_gone_is_missed(there: AuditedSite) -> None:
+    there.rooms.state = replace(there.rooms.state, images=frozenset())
+    assert [kind for kind, _, _ in there.found()] == ["image"]
+
+
+def test_work_that_was_not_finished_is_told_unless_somebody_is_at_it(there: AuditedSite) -> None:
+    there.site.scale(4)
+    (finding,) = there.audit.examine().findings
+    assert (finding.kind.value, finding.name) == ("set", "web")
+    assert "no controller is at it" in finding.wrong
+    Lease(there.site.store, holder="elsewhere:1:1").take()
+    assert there.found() == []
+
+
+def test_a_failed_member_that_waits_for_its_next_try_is_no_unfinished_work(there: AuditedSite) -> None:
+    name = name_of(there)
+    there.site.host.destroy_machine(domain_name(PREFIX, name))
+    with there.site.store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE members SET phase = 'failed' WHERE name = ?", (name,))
+    assert there.site.phase(name) is Phase.FAILED
+    assert [kind for kind, _, _ in there.found()] == ["balancer"]
+
+
+def test_nothing_is_removed_that_was_put_right_before(there: AuditedSite) -> None:
+    name = f"{PREFIX}-web-zzzzz.1.qcow2"
+    there.site.host.volumes[name] = b""
+    report = there.audit.examine()
+    del there.site.host.volumes[name]
+    assert [one.failure for one in there.audit.mend(report)] == [""]
+    assert there.room.removed == []
+
+
+def test_the_lease_is_held_while_something_is_removed_and_given_back(there: AuditedSite) -> None:
+    holders: list[object] = []
+    there.site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    there.room.on_remove = lambda: holders.append(there.site.store.find_lease_holder("controller"))
+    assert there.mend() == []
+    assert [holder[0] for holder in holders if isinstance(holder, tuple)] == ["audit"]
+    assert there.site.store.find_lease_holder("controller") is None
+
+
+# ---- names ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parsed"),
+    [
+        ("us-web-4tz9k.1.qcow2", BodyVolume("web-4tz9k", 1)),
+        ("us-a-b-4tz9k.12.seed.iso", BodyVolume("a-b-4tz9k", 12)),
+        ("us-web-4tz9k.1.console.log", BodyVolume("web-4tz9k", 1)),
+        ("us-web-4tz9k.1.console.log.2", BodyVolume("web-4tz9k", 1)),
+        ("us-local.web-4tz9k.3.raw", LocalVolume("web-4tz9k", 3)),
+        ("us-local-4tz9k.3.qcow2", BodyVolume("local-4tz9k", 3)),
+        ("us-drive.web.data.0.raw", DriveVolume("web", "data", 0)),
+        (f"us-image-{'a' * 64}.qcow2", ImageVolume("a" * 64, False)),
+        (f"us-image-{'a' * 64}.qcow2.verified", ImageVolume("a" * 64, True)),
+        ("us-image-4tz9k.1.qcow2", BodyVolume("image-4tz9k", 1)),
+        ("us-probe.img", ProbeVolume()),
+        ("us-web.qcow2", None),
+        ("other-web-4tz9k.1.qcow2", None),
+        ("us-web-4tz9k.1.qcow2.bak", None),
+    ],
+)
+def test_names_of_volumes_are_understood(name: str, parsed: VolumeName | None) -> None:
+    assert parse_volume("us", name) == parsed
