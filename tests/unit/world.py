@@ -6,7 +6,7 @@ Effects succeed. `test_store_records` holds the record rules written here to tho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from orchestrator.lifecycle.table import AFTER_SUCCESS
@@ -437,6 +437,34 @@ def after_crash(world: World, done: int) -> World:
     made = world.plan()
     for step in made.steps[:done]:
         world = after_step(world, step, recorded=False)
+    return replace(world, suspects=frozenset(), busy={}, now=world.now + 1.0)
+
+
+def interrupted(world: World, turns: int = 80) -> Iterator[tuple[str, World]]:
+    """Every world in which a controller may have died on its way to rest, and after what: before each step, after
+    each record, and after each effect, recorded or not, with the turn's other effects done or not. Whoever comes
+    next remembers nothing."""
+    for _ in range(turns):
+        made = world.plan()
+        world = bare = together = _look_over(world, made)
+        for step in made.steps:
+            yield f"before: {step.reason}", _forgotten(world)
+            if isinstance(step, Effect):
+                yield f"done, not recorded: {step.reason}", _forgotten(after_step(world, step, recorded=False))
+                yield f"nothing done but: {step.reason}", _forgotten(after_step(bare, step, recorded=False))
+                together = after_step(together, step, recorded=False)
+            else:
+                bare, together = after_step(bare, step), after_step(together, step)
+            world = after_step(world, step)
+        yield "everything done, nothing recorded", _forgotten(together)
+        if not made.steps and made.wake_at is None:
+            yield "at rest", _forgotten(world)
+            return
+        world = world if made.steps else _pass_time(world, made)
+    raise AssertionError(f"not at rest after {turns} turns; next: {[step.reason for step in world.plan().steps]}")
+
+
+def _forgotten(world: World) -> World:
     return replace(world, suspects=frozenset(), busy={}, now=world.now + 1.0)
 
 

@@ -1,0 +1,292 @@
+"""A controller killed with SIGKILL at every step and in the middle of every kind of call comes back and converges.
+
+Each operation is carried out by processes that kill themselves, each at another kind of point, until one comes to
+its end (`tests.support.crash`). Then the product audits the host, and virsh and HAProxy's socket are asked, too.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.crash import ready_servers
+from tests.support.installation import Installation, installation, wait_until
+from tests.support.specs import WEB, web_set
+
+pytestmark = pytest.mark.guest
+
+DISKS = """\
+local_storage: {size: 16MiB, mount: /mnt/local}
+drives: [{name: data, size: 16MiB, mount: /mnt/data}]
+hooks: {on_claim: ["true"]}
+"""
+POOL = "{state: hibernated, max_ready: 2}"
+
+OPERATIONS = {"apply", "scale-out", "scale-cold", "scale-in", "restart", "reimage", "repair", "rollout", "delete"}
+
+# What has to have killed a controller at least once, whatever the machine's speed.
+LAYERS = {
+    "host": {
+        "ensure_image",
+        "create_machine",
+        "start_machine",
+        "shut_down_machine",
+        "hibernate_machine",
+        "destroy_machine",
+        "attach",
+        "remove_local_storage",
+    },
+    "libvirt": {
+        "virConnect.storagePoolDefineXML",
+        "virConnect.defineXML",
+        "virStoragePool.create",
+        "virStoragePool.createXML",
+        "virStorageVol.upload",
+        "virStorageVol.delete",
+        "virStream.send",
+        "virStream.finish",
+        "virDomain.create",
+        "virDomain.destroy",
+        "virDomain.undefineFlags",
+        "virDomain.shutdown",
+        "virDomain.managedSave",
+        "virDomain.attachDeviceFlags",
+    },
+    "balancer": {"converge"},
+    "haproxy": {"check", "start", "reload", "add server", "set server", "del server", "shutdown sessions"},
+    "store": {"declare_set", "mark_deleting", "request", "write_fact"},
+}
+
+
+class Crashing:
+    """One installation, the kinds of points that have killed its controllers, and what the audits found."""
+
+    def __init__(self, on: Installation) -> None:
+        self.on = on
+        self.tried = on.root / "tried.txt"
+        self.tried.touch()
+        self.kills: list[str] = []
+        self.leaks: list[str] = []
+
+    def carry_out(self, operation: str, *arguments: str) -> list[str]:
+        """Kinds that killed it on its way. Raises CalledProcessError if it could not be brought to its end."""
+        command = [sys.executable, "-m", "tests.support.crash", str(self.on.root), str(self.tried)]
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, operation, *arguments], capture_output=True, text=True, check=False, timeout=280
+        )
+        assert done.returncode == 0, f"{operation}: {done.stdout[-500:]}\n{done.stderr[-3000:]}"
+        said = json.loads(done.stdout.splitlines()[-1])
+        kinds = [str(one) for one in said["kinds"]]
+        self.kills += kinds
+        # Whose machine died behind the controller's back is for HAProxy's own checks to find.
+        self.leaks += [] if operation == "repair" else said["astray"]
+        print(f"{operation}: killed {len(kinds)} times, {time.monotonic() - began:.1f} s")
+        self.audit(operation)
+        return kinds
+
+    def audit(self, after: str) -> None:
+        """By the product, which must find nothing, and past it."""
+        audited = subprocess.run(self.on.command("audit", "--json"), capture_output=True, text=True, check=False)
+        said = json.loads(audited.stdout)
+        found = [f"{one['kind']} {one['name']}: {one['wrong']}" for one in said["findings"]]
+        found += differences(self.on)
+        self.leaks += [f"after {after}: {one}" for one in found]
+        assert found == [], f"after {after}"
+        assert audited.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def crashing(micro_image: Path) -> Iterator[Crashing]:
+    """The tests of this module change it in their order."""
+    with installation() as made:
+        made.run("image", "add", "micro", str(micro_image))
+        made.write("web.yaml", web_set(made, instances=1, standby=POOL, more=DISKS))
+        yield Crashing(made)
+
+
+def differences(on: Installation) -> list[str]:
+    """What is there against the status, by virsh, the process table and HAProxy's socket."""
+    done = subprocess.run(on.command("status", "web", "--json"), capture_output=True, text=True, check=False)
+    rows: list[dict[str, Any]] = json.loads(done.stdout)["members"] if done.returncode == 0 else []
+    domains = {str(row["domain"]) for row in rows}
+    bodies = {f"{row['domain']}.{row['incarnation']}.qcow2" for row in rows}
+    found = compared("domains", domains, set(on.domains()))
+    there = {name for name in on.volumes() if name.endswith(".qcow2") and "-image-" not in name}
+    found += compared("overlays", bodies, there)
+    others = [name for name in on.volumes() if name.endswith((".seed.iso", ".console.log"))]
+    found += [
+        f"volume {one}" for one in others if one.rpartition(".")[0].rpartition(".")[0] + ".qcow2" not in bodies
+    ]
+    locals_there = Counter(name.split(".")[1] for name in on.volumes() if f"{on.prefix}-local." in name)
+    found += compared("local storage", {str(row["name"]) for row in rows}, set(locals_there))
+    found += [f"{name} has two local storages" for name, count in locals_there.items() if count > 1]
+    serving = {str(row["name"]) for row in rows if row["phase"] == "in_service"}
+    found += compared("servers", serving, ready_servers(on.root))
+    running = sum(row["power"] == "running" for row in rows)
+    processes = on.processes()
+    machines = [words for words in processes if "guest=" in words]
+    if len(machines) != running:
+        found.append(f"{len(machines)} QEMU processes for {running} running machines")
+    balancers = len(processes) - len(machines)
+    if balancers != (1 if rows else 0):
+        found.append(f"{balancers} HAProxy processes")
+    addresses = Counter(row["address"] for row in rows)
+    found += [f"address {one} twice" for one, count in addresses.items() if count > 1]
+    return found
+
+
+def compared(what: str, wanted: set[str], there: set[str]) -> list[str]:
+    return [f"{what}: {one} is {'missing' if one in wanted else 'left over'}" for one in sorted(wanted ^ there)]
+
+
+def instances(on: Installation) -> dict[str, int]:
+    """Name -> incarnation."""
+    return {str(row["name"]): int(row["incarnation"]) for row in on.members("instance")}
+
+
+def drive_files(on: Installation) -> list[str]:
+    return sorted(name for name in on.volumes() if f"{on.prefix}-drive." in name)
+
+
+def test_apply(crashing: Crashing) -> None:
+    on = crashing.on
+    crashing.carry_out("apply", str(on.root / "web.yaml"))
+    (name,) = instances(on)
+    assert on.fetch() == name
+    assert [row["power"] for row in on.members("standby")] == ["hibernated"]
+    on.run("ssh", f"web/{name}", "--", "echo kept > /mnt/data/f; sync")
+
+
+def test_a_claim_from_the_pool(crashing: Crashing) -> None:
+    on = crashing.on
+    before, (spare,) = instances(on), on.members("standby")
+    crashing.carry_out("scale-out", "web", "2")
+    assert set(instances(on)) == {*before, spare["name"]}
+    assert instances(on).items() >= before.items()
+
+
+def test_growth_without_a_pool(crashing: Crashing) -> None:
+    on = crashing.on
+    before = instances(on)
+    crashing.carry_out("scale-cold", "web", "3")
+    assert len(instances(on)) == 3
+    assert instances(on).items() >= before.items()
+
+
+def test_scale_in(crashing: Crashing) -> None:
+    on = crashing.on
+    before, drives = instances(on), drive_files(on)
+    crashing.carry_out("scale-in", "web", "1")
+    assert len(instances(on)) == 1
+    assert instances(on).items() <= before.items()
+    assert drive_files(on) == drives
+    assert len(drives) == 3
+
+
+def test_restart(crashing: Crashing) -> None:
+    on = crashing.on
+    ((name, body),) = instances(on).items()
+    crashing.carry_out("restart", f"web/{name}", str(time.time()))
+    assert instances(on) == {name: body}
+
+
+def test_reimage(crashing: Crashing) -> None:
+    on = crashing.on
+    ((name, body),) = instances(on).items()
+    drives = drive_files(on)
+    crashing.carry_out("reimage", f"web/{name}", str(body + 1))
+    assert instances(on) == {name: body + 1}
+    assert drive_files(on) == drives
+    assert on.run("ssh", f"web/{name}", "--", "cat /mnt/data/f").strip() == "kept"
+
+
+def test_repair(crashing: Crashing) -> None:
+    on = crashing.on
+    ((name, body),) = instances(on).items()
+    subprocess.run(
+        ["virsh", "-q", "-c", on.uri, "destroy", f"{on.prefix}-{name}"], check=True, capture_output=True
+    )
+    crashing.carry_out("repair", "web")
+    assert instances(on) == {name: body}
+    assert on.fetch() == name
+
+
+def test_a_rollout(crashing: Crashing) -> None:
+    on = crashing.on
+    ((name, body),) = instances(on).items()
+    newer = WEB.replace("hostname > /srv/www/index.html", "echo newer > /srv/www/index.html")
+    text = web_set(on, instances=1, standby=POOL, more=DISKS, user_data=newer)
+    # Other checks, so that HAProxy is reloaded too.
+    on.write("newer.yaml", text.replace("failures: 3", "failures: 4"))
+    crashing.carry_out("rollout", str(on.root / "newer.yaml"))
+    assert instances(on) == {name: body + 1}  # with drives an instance is made anew under its name
+    assert on.fetch() == "newer"
+    assert on.run("ssh", f"web/{name}", "--", "cat /mnt/data/f").strip() == "kept"
+
+
+def test_what_a_killed_serve_left_is_taken_up_by_the_next_one(crashing: Crashing) -> None:
+    on = crashing.on
+    first = on.start("serve")
+    assert first.stdout is not None
+    first.stdout.readline()
+    ((name, _),) = instances(on).items()
+    subprocess.run(
+        ["virsh", "-q", "-c", on.uri, "destroy", f"{on.prefix}-{name}"], check=True, capture_output=True
+    )
+    wait_until(lambda: instances_in(on, "in_service") == set(), 20, "serve has noticed")
+    first.kill()
+    first.communicate()
+    with on.serving():
+        wait_until(lambda: instances_in(on, "in_service") == {name}, 60, "the next one goes on")
+    crashing.audit("serve")
+
+
+def switch_off(on: Installation, name: str) -> None:
+    """As if its QEMU had died."""
+    command = ["virsh", "-q", "-c", on.uri, "destroy", f"{on.prefix}-{name}"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def instances_in(on: Installation, phase: str) -> set[str]:
+    return {str(row["name"]) for row in on.members("instance") if row["phase"] == phase}
+
+
+def test_delete_and_nothing_is_left(crashing: Crashing) -> None:
+    on = crashing.on
+    drives = drive_files(on)
+    crashing.carry_out("delete", "web")
+    assert on.domains() == []
+    assert on.processes() == []
+    assert drive_files(on) == drives
+    assert [name for name in on.volumes() if "-image-" not in name] == drives
+
+
+def test_every_kind_of_kill_point_has_killed_a_controller_and_nothing_leaked(crashing: Crashing) -> None:
+    killed = {layer: set[str]() for layer in LAYERS}
+    for kind in crashing.kills:
+        layer, _, rest = kind.partition(".")
+        if layer in killed:
+            killed[layer].add(rest.rpartition(" ")[0])
+    assert {layer: calls - killed[layer] for layer, calls in LAYERS.items() if calls - killed[layer]} == {}
+    steps = Counter(kind.partition("/")[0] for kind in crashing.kills if "/" in kind)
+    assert set(steps) >= {
+        "apply",
+        "scale-out",
+        "scale-cold",
+        "scale-in",
+        "restart",
+        "reimage",
+        "repair",
+        "rollout",
+    }
+    print(f"kill points tried: {len(crashing.kills)}, leaks found: {len(crashing.leaks)}")
+    assert crashing.leaks == []
