@@ -20,6 +20,7 @@ class Kind(StrEnum):
     SECRET = "secret"  # noqa: S105 - the word, not one
     PROBE = "probe"  # the guest by which KVM is tried
     SET = "set"
+    STORE = "store"
 
 
 class Fault(StrEnum):

@@ -29,7 +29,7 @@ class Remnant:
 @dataclass(frozen=True)
 class DomainStock:
     """A domain whose name begins with our prefix. `installation` is empty where it carries no owner tag; `files`
-    are those of its disks, now and from its next start on."""
+    are those of its disks and what they are written over, now and from its next start on."""
 
     name: str
     uuid: str

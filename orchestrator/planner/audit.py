@@ -6,13 +6,14 @@ A host that does not answer is not in the stock: nothing of it is judged. `docs/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from orchestrator.lifecycle.table import AT_REST
 from orchestrator.models.audit import Fault, Finding, Kind, Remedy
 from orchestrator.models.members import Member, Phase, ScaleSet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.stock import Stock
-from orchestrator.planner.audit_hosts import Books, HostView, audit_host
+from orchestrator.planner.audit_hosts import Books, HostView, audit_host, strangers
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.planner.world import sighting_of
 
@@ -33,7 +34,23 @@ def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
     found += [*_balancer(books, stock), *_state(books, stock), *_homeless(books, stock)]
     if not stock.is_worked_on:
         found += _unfinished(books, stock)
+    if doubtful := sorted(name for host in stock.hosts.values() for name in strangers(books, host)):
+        found = [*map(_left_alone, found), _doubt(doubtful)]
     return tuple(sorted(found, key=lambda one: (one.kind, one.host, one.name)))
+
+
+def _doubt(names: list[str]) -> Finding:
+    wrong = f"it was never told of {names[0]}"
+    wrong += f" and {len(names) - 1} more that exist" if len(names) > 1 else ", which exists"
+    fix = "nothing is removed while it may be older than what exists: bring the newest back, or understudy adopt"
+    return Finding(Kind.STORE, Fault.WRONG, "store", "", wrong, fix, Remedy.OPERATOR)
+
+
+def _left_alone(finding: Finding) -> Finding:
+    """Scratch and processes are nobody's, whatever the store knows."""
+    if not finding.is_fixable or finding.kind in (Kind.SCRATCH, Kind.PROCESS, Kind.PROBE):
+        return finding
+    return replace(finding, remedy=Remedy.OPERATOR, fix="left alone: see the finding about the store")
 
 
 def _here(kind: Kind, fault: Fault, name: str, wrong: str) -> Finding:

@@ -56,6 +56,10 @@ class Books:
         made = {one.image_digest for one in self.desired.members}
         return frozenset({one.digest for one in self.images} | made)
 
+    def is_known(self, member: str) -> bool:
+        """There is, or was, such a member."""
+        return member in self.members or member in self.known
+
     def domain(self, member: str) -> str:
         return domain_name(self.desired.prefix, member)
 
@@ -91,6 +95,22 @@ def audit_host(view: HostView) -> Iterator[Finding]:
     yield from _drives(view)
     yield from _reservations(view)
     yield from _remnants(view)
+
+
+def strangers(books: Books, host: HostStock) -> Iterator[str]:
+    """What can only be there if the store is older than the host, or another's: machines and disks of members of
+    which it was never told, machines in our pool with the tag of another installation."""
+    for name, domain in host.domains.items():
+        is_in_our_pool = any(path.startswith(f"{host.pool}/") for path in domain.files)
+        if domain.installation == books.installation:
+            if not books.is_known(domain.member):
+                yield name
+        elif domain.installation and is_in_our_pool:
+            yield name
+    for name in host.volumes:
+        match parse_volume(books.desired.prefix, name):
+            case BodyVolume(member, _) | LocalVolume(member, _) if not books.is_known(member):
+                yield name
 
 
 # ---- machines ------------------------------------------------------------------------------------------------

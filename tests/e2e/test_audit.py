@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ def found(said: dict[str, Any]) -> set[tuple[str, str, str]]:
     return {(one["kind"], one["fault"], one["name"]) for one in said["findings"]}
 
 
+def remember(web: Installation, *names: str) -> None:
+    """As if these had been members once."""
+    with sqlite3.connect(web.root / "private" / "store.sqlite") as store:
+        for name in names:
+            values = (time.time(), "web", name, "deleted", f"{name} is gone")
+            store.execute("INSERT INTO events (at, set_name, member, kind, reason) VALUES (?, ?, ?, ?, ?)", values)
+    store.close()
+
+
 def virsh(web: Installation, *arguments: str, text: str = "") -> str:
     command = ["virsh", "-q", "-c", web.uri, *arguments]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
@@ -60,6 +70,7 @@ def test_a_settled_installation_is_clean(web: Installation) -> None:
 
 def test_what_was_left_over_is_found_and_removed_and_nothing_else_is(web: Installation) -> None:
     before = (web.domains(), web.volumes())
+    remember(web, "web-zzzzz", "web-yyyyy")
     tag = f"{web.prefix}-web-zzzzz"
     owner = virsh(web, "dumpxml", web.domains()[0]).partition('installation="')[2].partition('"')[0]
     metadata = (
@@ -163,7 +174,7 @@ def test_what_libvirt_keeps_of_a_machine_that_is_gone_is_found_by_the_names_that
         Path(f"/var/lib/libvirt/qemu/nvram/{web.prefix}-{gone}_VARS.fd"),
         Path(f"/var/lib/libvirt/qemu/save/{web.prefix}-{gone}.save"),
     ]
-    theirs = Path(f"/var/lib/libvirt/qemu/nvram/{web.prefix}-web-yyyyy_VARS.fd")
+    theirs = Path(f"/var/lib/libvirt/qemu/nvram/{web.prefix}-web-xxxxx_VARS.fd")
     try:
         for path in (*kept, theirs):
             path.parent.mkdir(exist_ok=True)

@@ -49,6 +49,7 @@ def there(tmp_path: Path) -> Iterator[AuditedSite]:
     with open_site(tmp_path) as site:
         site.apply(instances=2, standby={"state": "stopped", "max_ready": 3}, **STORAGE)
         site.settle()
+        site.store.note("web", "web-zzzzz", "deleted", "web-zzzzz is gone")  # its name was ours
         yield audited(site)
 
 
@@ -223,7 +224,6 @@ def test_reservations_are_ours_by_their_mac(there: AuditedSite) -> None:
 
 def test_remnants_are_ours_if_anything_was_ever_told_of_their_member(there: AuditedSite) -> None:
     installation = there.site.store.installation()
-    there.site.store.note("web", "web-zzzzz", "removed", "web-zzzzz is gone")
     state = Remnant(RemnantKind.TPM, machine_uuid(installation, "web-zzzzz", 2), "/tpm/1")
     variables = Remnant(RemnantKind.VARIABLES, f"{PREFIX}-web-zzzzz", "/nvram/z")
     memory = Remnant(RemnantKind.MEMORY, f"{PREFIX}-web-yyyyy", "/save/y")
@@ -252,6 +252,39 @@ def test_what_killed_commands_left_in_the_state_directory_is_removed(there: Audi
         "process": "4711",
     }
     assert there.mend() == []
+
+
+# ---- a store that is older than what exists ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [f"{PREFIX}-web-yyyyy.1.qcow2", f"{PREFIX}-local.web-yyyyy.1.raw"])
+def test_nothing_is_removed_by_a_store_that_was_never_told_of_what_exists(there: AuditedSite, name: str) -> None:
+    also = f"{PREFIX}-web-zzzzz.1.qcow2"
+    there.site.host.volumes |= {name: b"", also: b""}
+    there.rooms.state = replace(there.rooms.state, images=there.rooms.state.images | {"e" * 64})
+    left = there.mend()
+    assert ("store", "wrong", "store") in left
+    assert {one[2] for one in left} == {name, also, "e" * 64, "store"}
+    assert there.room.removed == []
+
+
+def test_machines_that_a_restored_store_does_not_know_are_left_alone(there: AuditedSite) -> None:
+    name = name_of(there)
+    with there.site.store.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM members WHERE name = ?", (name,))
+        connection.exec_driver_sql("DELETE FROM events WHERE member = ?", (name,))
+    left = there.mend()
+    assert ("machine", "left over", domain_name(PREFIX, name)) in left
+    assert there.site.host.power(domain_name(PREFIX, name)) is Power.RUNNING
+    assert name in there.site.rotation()
+
+
+def test_machines_of_another_installation_in_our_pool_say_that_the_store_is_not_theirs(there: AuditedSite) -> None:
+    path = f"{POOL}/{PREFIX}-image-{'e' * 64}.qcow2"
+    there.room.probe = DomainStock(f"{PREFIX}-api-xxxxx", "u", "another", "api-xxxxx", 1, frozenset({path}))
+    there.site.host.volumes[path.rpartition("/")[2]] = b""
+    assert ("store", "wrong", "store") in there.mend()
+    assert there.room.removed == []
 
 
 # ---- missing and wrong ---------------------------------------------------------------------------------------

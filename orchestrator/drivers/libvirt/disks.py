@@ -115,11 +115,12 @@ class LibvirtDisks:
         return holders
 
 
-def sources_of(domain: Any, flags: int = 0) -> set[str]:
-    """Files of its disks; none if it is gone by now."""
+def sources_of(domain: Any, flags: int = 0, beneath: bool = False) -> set[str]:
+    """Files of its disks, and with `beneath` of what they are written over; none if it is gone by now."""
     with contextlib.suppress(libvirt.libvirtError):
         root = ElementTree.fromstring(domain.XMLDesc(flags))  # noqa: S314 - libvirtd's own document
-        return {source.get("file", "") for source in root.findall("./devices/disk/source")}
+        path = "./devices/disk//source" if beneath else "./devices/disk/source"
+        return {source.get("file", "") for source in root.findall(path)}
     return set()
 
 

@@ -119,11 +119,12 @@ def _subject(kind: RemnantKind, name: str) -> str:
 
 def _stock_of(domain: Any) -> DomainStock:
     owner = find_owner(domain)
+    files = sources_of(domain, beneath=True) | sources_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE, beneath=True)
     return DomainStock(
         name=domain.name(),
         uuid=domain.UUIDString(),
         installation=owner.installation if owner is not None else "",
         member=owner.member if owner is not None else "",
         incarnation=owner.incarnation if owner is not None else 0,
-        files=frozenset(sources_of(domain) | sources_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE)) - {""},
+        files=frozenset(files - {""}),
     )
