@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
-from orchestrator.config.scratch import PREFIXES, is_abandoned
+from orchestrator.config.scratch import PREFIXES, find_mounts, is_abandoned
 from orchestrator.config.secrets import hold_secrets
 from orchestrator.errors import StoreError
 from orchestrator.models.stock import StateStock
@@ -43,6 +43,8 @@ class DirectoryRooms:
 
     def remove_scratch(self, name: str) -> None:
         directory = self._paths.work / name
+        if mounts := find_mounts(directory, Path("/proc/self/mounts").read_text(encoding="utf-8")):
+            raise StoreError(f"{mounts[0]} is mounted below {directory}", f"umount {mounts[0]}")
         if is_abandoned(directory):
             self._remove(directory, shutil.rmtree)
 

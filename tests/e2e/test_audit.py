@@ -121,9 +121,11 @@ def test_what_a_killed_import_left_is_found_while_one_that_runs_is_not(web: Inst
         process.communicate()
         slow.unlink()
     left = {path.name for path in work.glob("import-*")}
-    assert {("scratch", "left over", name) for name in left} == found(audited(web)) != set()
+    expected = {("scratch", "left over", name) for name in left}
     # A converter that outlived the command may still be writing.
-    wait_until(lambda: audited(web, "--fix")["clean"] and not list(work.glob("import-*")), 60, "it is removed")
+    wait_until(lambda: found(audited(web)) == expected != set(), 60, "it is found")
+    assert audited(web, "--fix")["clean"]
+    assert not list(work.glob("import-*"))
 
 
 def test_a_server_that_was_changed_by_hand_is_put_right(web: Installation) -> None:

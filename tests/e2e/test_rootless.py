@@ -73,8 +73,10 @@ def test_the_main_job_without_root(site: Installation, home: Path) -> None:
     assert member in {row["name"] for row in rows}
     assert {site.fetch() for _ in range(8)} == {row["name"] for row in rows}
     site.run("ssh", f"web/{member}", "--", "true")
+    site.run("audit")
     site.run("delete", "web")
     assert site.domains() == []
+    site.run("audit")
 
 
 def _processes(user: int) -> list[int]:
