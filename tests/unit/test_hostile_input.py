@@ -192,7 +192,8 @@ LINES = re.compile(
             r"    bind \d+\.\d+\.\d+\.\d+:\d+",
             r"    balance roundrobin",
             r"    retry-on conn-failure empty-response|    http-request disable-l7-retry unless METH_GET",
-            r"    option (forwardfor|dontlognull|redispatch 1)",
+            r"    option (forwardfor|dontlognull|redispatch 1|idle-close-on-response)",
+            r"    server-state-file /run/u/servers\.state|    load-server-state-from-file global",
             rf"    option httpchk GET /(?:{WORD})?",
             r"    http-check expect status \d{3}",
             r"    default-server check inter \d+ fastinter \d+ downinter \d+ fall \d+ rise 1 observe layer4 "
