@@ -184,7 +184,7 @@ apt_get() {
 # ---- the virtual environment ------------------------------------------------------------------------------------------------
 
 # ensure_venv base|EXTRA - .venv of the checkout with this project (editable), and the packages of EXTRA from pyproject.toml.
-# Nothing is asked of any package index unless pyproject.toml, the interpreter or the place of the checkout changed.
+# Nothing is asked of any package index unless pyproject.toml, the constraints, the interpreter or the place of the checkout changed.
 ensure_venv() {
     # Two scripts started at once must not install over each other. The lock ends with this script at the latest.
     exec 9< "$root"
@@ -208,7 +208,10 @@ make_venv() {
         mkdir "$venv"
         printf '%s\n' "$key" > "$made_for"
     fi
-    key=$(sha256sum < "$root/pyproject.toml")
+    # What tests run with is the same everywhere; who only uses the product gets what pip finds.
+    local -a pinned=()
+    [[ $extra != test ]] || pinned=(--constraint "$root/constraints/ci.txt")
+    key=$(cat "$root/pyproject.toml" "${pinned[@]:1}" < /dev/null | sha256sum)
     key=${key%% *}
     ! grep -qsxF "$extra $key" "$installed" || return 0
     [[ $extra == base ]] || project+="[$extra]"
@@ -218,7 +221,7 @@ make_venv() {
     local -x TMPDIR=$venv/tmp
     is_usable_venv || run_logged "making .venv" /usr/bin/python3 -m venv "$venv" || fail "cannot make $venv" "apt-get install python3-venv"
     run_logged "installing Python packages into .venv" "$venv/bin/python" -m pip install --no-input --disable-pip-version-check \
-        --editable "$project" ||
+        "${pinned[@]}" --editable "$project" ||
         fail "cannot install the Python packages that pyproject.toml names" "mend what pip says above, then run this again"
     rm -rf "$venv/tmp"
     # What is in an extra is there without it, too.

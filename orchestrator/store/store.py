@@ -277,7 +277,9 @@ def _first_one_alone(file: Path) -> Iterator[None]:
     """SQLite does not wait when two processes turn the same new file to WAL: they take turns here."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.with_suffix(".lock").open("a") as lock:
+        gate = file.with_suffix(".lock")
+        gate.touch(mode=0o600)
+        with gate.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             file.touch(mode=0o600)
             yield

@@ -62,21 +62,53 @@ def site(home: Path) -> Installation:
     return made
 
 
+STEPS = "  secrets: {token: {file: token}}\n  steps:\n  - {upload: {from: page, to: /srv/www/page}}\n"
+
+
+def owned_by_user(path: Path) -> Path:
+    os.chown(path, USER, USER)
+    return path
+
+
 def test_the_main_job_without_root(site: Installation, home: Path) -> None:
+    """Image, set with upload and secret, pool, claim, restart, reimage, hibernation, scale-in, delete."""
     site.python = "/usr/bin/python3"
     site.run("image", "add", "micro", str(home / "micro.qcow2"))
-    site.write("web.yaml", web_set(site, instances=1, standby="{state: stopped, max_ready: 2}"))
+    owned_by_user(site.write("page", "uploaded\n"))
+    owned_by_user(site.write("token", "a token of its own\n")).chmod(0o600)
+    text = web_set(site, instances=1, standby="{state: stopped, max_ready: 2}")
+    site.write("web.yaml", text.replace("readiness:\n", f"{STEPS}readiness:\n"))
     site.run("apply", str(site.root / "web.yaml"))
+    assert site.fetch("/page") == "uploaded"
+    assert [name for name in site.volumes() if "seed" in name] == []
     member = site.members("standby")[0]["name"]
     site.run("scale", "web", "2")
     rows = site.members("instance")
     assert member in {row["name"] for row in rows}
     assert {site.fetch() for _ in range(8)} == {row["name"] for row in rows}
     site.run("ssh", f"web/{member}", "--", "true")
+    assert _owners(site) == {pwd.getpwuid(USER).pw_name}
+    site.run("restart", f"web/{member}")
+    site.run("reimage", f"web/{member}")
+    assert site.run("ssh", f"web/{member}", "--", "cat /srv/www/page").strip() == "uploaded"
+    site.run("scale", "web", "1")
+    site.run("pool", "web", "--state", "hibernated")
+    hibernated = site.members("standby")[0]
+    assert hibernated["power"] == "hibernated"
+    site.run("scale", "web", "2")
+    assert hibernated["name"] in {row["name"] for row in site.members("instance")}
     site.run("audit")
     site.run("delete", "web")
     assert site.domains() == []
+    assert [name for name in site.volumes() if "-image-" not in name] == []
     site.run("audit")
+
+
+def _owners(site: Installation) -> set[str]:
+    """Users of the machines and of the load balancer."""
+    done = subprocess.run(["ps", "-eo", "user:32=,args="], capture_output=True, text=True, check=True)
+    marks = (f"guest={site.prefix}-", f"{site.root}/haproxy/haproxy.cfg")
+    return {line.split()[0] for line in done.stdout.splitlines() if any(mark in line for mark in marks)}
 
 
 def _processes(user: int) -> list[int]:
