@@ -7,7 +7,6 @@ Commands: https://www.qemu.org/docs/master/interop/qemu-ga-ref.html
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 
 from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady
@@ -88,5 +87,5 @@ def _content(answer: object) -> str:
         raise GuestError("the guest agent's answer is not understood")
     try:
         return base64.b64decode(encoded, validate=True).decode("utf-8", "replace")
-    except binascii.Error as error:
+    except ValueError as error:  # also of text that is not ASCII
         raise GuestError("the guest agent's answer is not base64") from error

@@ -21,6 +21,7 @@ from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
 from orchestrator.models.redaction import NOTHING, Redaction
+from orchestrator.models.setup_result import plain
 from orchestrator.models.spec import SSH_PORT, Probe, ScaleSetSpec
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.models.storage import ExtraDisk
@@ -94,7 +95,8 @@ class Executor:
     def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled, tell: Tell = tell_nobody) -> None:
         """Raises UnderstudyError; Interrupted once `cancelled` says so. `tell` hears how it goes meanwhile.
 
-        No secret of the set is in what is raised or told.
+        No secret of the set is in what is raised or told, and no control character in what is raised: it may be a
+        guest's words, by way of libvirt or of SSH.
         """
         redaction = redaction_of(wanted.spec, self._installation.secrets)
 
@@ -104,7 +106,7 @@ class Executor:
         try:
             self._effects[effect.kind](effect.member, wanted, Errand(cancelled, tell_clean, redaction))
         except UnderstudyError as error:
-            clean = redaction.clean(error.message)
+            clean = redaction.clean(plain(error.message))
             if clean == error.message:
                 raise
             raise type(error)(clean, error.fix) from None

@@ -1,8 +1,8 @@
 """What a qcow2 file names, and where its compressed data ends.
 
-qemu-img opens what a header names while it only looks at the file (CVE-2024-4467), so names are read here first.
-And it reads what lies beyond a file's end as zeros and accepts a compressed cluster that is cut short, so a
-truncated download would pass its check. Layout: docs/interop/qcow2.txt of QEMU.
+qemu-img opens what a header names while it only looks at a file (CVE-2024-4467), so names are read here first. And
+it reads what lies beyond a file's end as zeros and accepts a compressed cluster that is cut short, so a truncated
+download would pass its check. Layout: docs/interop/qcow2.txt of QEMU.
 """
 
 from __future__ import annotations

@@ -10,7 +10,15 @@ import json
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.models.naming import LOOPBACK_SHIFT
 from orchestrator.models.storage import (
@@ -27,7 +35,15 @@ SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0
 PartName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$")]
 ImageRef = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?(:[1-9][0-9]{0,8})?$")]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True)]
-GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$")]
+
+
+def _below_the_root(path: str) -> str:
+    if path.startswith("//") or ".." in path.split("/"):
+        raise ValueError(f"{path!r} must be written with one '/' in front, and without '..'")
+    return path
+
+
+GuestPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00-\x1f]*$"), AfterValidator(_below_the_root)]
 ZoneName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 Firmware = Literal["bios", "uefi", "uefi-secure"]
 DiskBus = Literal["virtio", "sata"]

@@ -125,6 +125,9 @@ ATTACKS = [
     "",
 ]
 pieces = st.sampled_from([*ATTACKS, *string.printable, "web", "127.0.0.1", "/srv", "1GiB", "80"])
+paths = st.lists(st.sampled_from(["/", "//", "..", ".", "a", "etc", " ", "\\", "~", "%2e", "\n"]), max_size=8).map(
+    "".join
+)
 hostile = st.sampled_from(ATTACKS) | st.lists(pieces, max_size=4).map("".join) | st.text(max_size=20)
 
 
@@ -232,8 +235,7 @@ def domain_of(spec: ScaleSetSpec) -> ElementTree.Element:
         nic=user_addressing("127.77.0.0/16", outbound=False).nic(member, spec),
         hardware=hardware_of(spec),
     )
-    overlay = f"/v/{overlay_volume(blueprint.domain, 1)}"
-    files = MachineFiles(overlay, overlay, "", "/v/c")
+    files = MachineFiles("/v/base", f"/v/{overlay_volume(blueprint.domain, 1)}", "", "/v/console")
     return ElementTree.fromstring(render_domain(blueprint, files, "tcg"))
 
 
@@ -341,8 +343,8 @@ def test_an_image_s_name_is_a_name_or_refused(name: str) -> None:
 
 
 @with_folder
-@given(source=hostile, to=hostile)
-def test_an_upload_stays_below_the_guest_s_root_and_in_the_store(tmp_path: Path, source: str, to: str) -> None:
+@given(to=hostile | paths | paths.map(lambda path: f"/{path}"))
+def test_an_upload_stays_below_the_guest_s_root_and_in_the_store(tmp_path: Path, to: str) -> None:
     folder = tmp_path / "set"
     store = tmp_path / "uploads"
     for path in (folder, store):

@@ -47,6 +47,7 @@ _UNDEFINE_TPM = getattr(libvirt, "VIR_DOMAIN_UNDEFINE_TPM", 0)
 _LOOK_FLAGS = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 _RESUME_TRIES = 3  # what keeps a guest from going on where it was may pass: memory is short, a lock is held
 _AGENT_SECONDS = 5  # an agent that takes longer is none
+_AGENT_WORDS = 500  # characters of what it says of a failure
 _NO_AGENT = (
     libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
     libvirt.VIR_ERR_AGENT_UNSYNCED,
@@ -309,7 +310,9 @@ class LibvirtHost:
                 answer = libvirt_qemu.qemuAgentCommand(found, request, _AGENT_SECONDS, 0)
             except libvirt.libvirtError as error:
                 kind = AgentAbsent if error.get_error_code() in _NO_AGENT else GuestError
-                raise kind(f"the agent of {domain!r}: {error.get_error_message()}") from error
+                # It may quote the agent.
+                words = printable(error.get_error_message())[:_AGENT_WORDS]
+                raise kind(f"the agent of {domain!r}: {words}") from error
         return _returned(answer)
 
     def describe_network(self, name: str, filter_: str = "") -> Subnet:
