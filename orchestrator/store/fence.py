@@ -7,14 +7,17 @@ in the transaction of each record, and what was decided under an earlier term is
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
-from orchestrator.errors import LeaseLost
+from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.store.lease import Lease
+
+log = logging.getLogger("understudy.fence")
 
 
 class Fence:
@@ -35,8 +38,8 @@ class Fence:
             self._decided.term = before
 
     def check(self) -> None:
-        """Before an effect. Raises LeaseLost."""
-        self._refuse_unless(self._is_of_this_term() and self._lease.is_ours())
+        """Before an effect. Raises LeaseLost, also where the store does not answer: nobody can tell then."""
+        self._refuse_unless(self._is_of_this_term() and self._is_ours())
 
     def check_in(self, connection: Connection) -> None:
         """In the transaction of a record: until it ends, nobody else can take the lease. Raises LeaseLost."""
@@ -45,7 +48,14 @@ class Fence:
     def holds(self) -> bool:
         """The same as an answer, for those who ask often: while the lease was renewed just now, the store is not
         asked."""
-        return self._is_of_this_term() and (self._lease.is_fresh() or self._lease.is_ours())
+        return self._is_of_this_term() and (self._lease.is_fresh() or self._is_ours())
+
+    def _is_ours(self) -> bool:
+        try:
+            return self._lease.is_ours()
+        except StoreError as error:
+            log.warning("cannot tell whether this process is still the controller: %s", error.message)
+            return False
 
     def _is_of_this_term(self) -> bool:
         return self._term() in (None, self._lease.term)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import LeaseLost
+from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.models.members import Image, Phase, Role
 from orchestrator.models.steps import Admit
 from orchestrator.store import Fence, Lease
@@ -76,6 +76,24 @@ def test_what_was_decided_under_an_earlier_term_is_void(storage: Storage) -> Non
             fence.check_in(connection)
     with fence.acting(mine.term):
         fence.check()
+
+
+class SilentLease(Lease):
+    """Taken, but then the store cannot be read."""
+
+    def is_ours(self) -> bool:
+        raise StoreError("cannot use the store: disk I/O error")
+
+
+def test_nothing_is_done_while_the_store_cannot_tell_whose_the_lease_is(storage: Storage) -> None:
+    mine = SilentLease(storage.store, monotonic=storage.clock.monotonic)
+    fence = Fence(mine)
+    mine.take()
+    assert fence.holds()  # confirmed a moment ago
+    with pytest.raises(LeaseLost):
+        fence.check()
+    storage.clock.advance(LEASE_TTL + 1)
+    assert not fence.holds()
 
 
 def test_threads_have_their_terms_by_themselves(storage: Storage) -> None:
