@@ -17,6 +17,7 @@ from orchestrator.apply.telling import PhaseTeller
 from orchestrator.config.secrets import read_administrator_password, read_secrets, redaction_of
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import GuestError, HostError, HostUnreachable, Interrupted, UnderstudyError
+from orchestrator.lifecycle.telling import can_be_told
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
@@ -142,10 +143,14 @@ class Executor:
         if wanted.spec.setup.answer_file == "cloud-init":
             self._set_up(member, wanted, patience, errand)
         self._await_services(member, wanted, patience)
-        if has_done_with_seed(wanted.spec):
-            self._remove_seed(member, errand.tell)
+        if not can_be_told(wanted.spec):
+            self._remove_seed(member, wanted, errand.tell)
 
-    def _remove_seed(self, member: Member, tell: Tell) -> None:
+    def _remove_seed(self, member: Member, wanted: ScaleSet, tell: Tell) -> None:
+        """Of a guest that is told its phase it is done then: it takes a moment of the guest, and clients wait for
+        readiness."""
+        if not has_done_with_seed(wanted.spec):
+            return
         domain = domain_name(self._installation.prefix, member.name)
         try:
             self._host(member.host).remove_seed(domain, member.incarnation)
@@ -228,6 +233,8 @@ class Executor:
             self._world.guest, self._agent(member), self.guest_address(member), self._world.clock, errand.tell
         )
         teller.perform(member, wanted, errand.cancelled)
+        if member.phase is not Phase.DRAINING:
+            self._remove_seed(member, wanted, errand.tell)
 
     def _prepare(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
         """What a started machine needs before its hook runs or its services are asked: the time and its drives."""

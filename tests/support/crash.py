@@ -236,7 +236,8 @@ class WiredRuntime(Runtime):
         return Wired(made, "balancer", self._fuse, frozenset({"converge"}))
 
     def controller(self) -> Controller:
-        recorder = WiredRecorder(self.store, self.identities.member_suffix, self.addressing.candidates)
+        identities, candidates = self.identities.member_suffix, self.addressing.candidates
+        recorder = WiredRecorder(self.store, identities, candidates, self.fence)
         recorder.fuse = self._fuse
         executor: Any = WiredExecutor(self.executor, "executor", self._fuse, frozenset())
         parts = ControllerParts(
@@ -247,6 +248,7 @@ class WiredRuntime(Runtime):
             balancer=self.balancer,
             lease=self.lease,
             clock=self.clock,
+            fence=self.fence,
         )
         prefix, parallel = self.settings.prefix, self.settings.limits.parallel
         return Controller(parts, self.limits, prefix, parallel, self.addressing.capacity())

@@ -24,8 +24,9 @@ from orchestrator.errors import (
     NotFound,
     SpecError,
 )
+from orchestrator.lifecycle.telling import can_be_told
 from orchestrator.models.machine import Hardware
-from orchestrator.models.members import Member, PoolState, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Effect, EffectKind
 from tests.builders import INSTALLATION, MIB, make_image, make_member, make_set, make_spec
@@ -366,9 +367,19 @@ def test_a_machine_that_is_set_up_has_no_seed_left(bench: Bench) -> None:
     bench.perform(EffectKind.CREATE)
     assert len(seeds(bench)) == 1
     bench.perform(EffectKind.PROVISION)
+    assert len(seeds(bench)) == 1  # no client waits for that
+    bench.member = replace(bench.member, phase=Phase.IN_SERVICE)
+    bench.perform(EffectKind.TELL)
     assert seeds(bench) == []
-    bench.perform(EffectKind.PROVISION)  # as after a crash before it was recorded
+    bench.perform(EffectKind.TELL)  # as after a crash before it was recorded
     assert bench.host.calls["remove_seed"] == 2
+
+
+def test_a_machine_that_drains_is_not_kept_by_its_seed(bench: Bench) -> None:
+    bench.perform(EffectKind.CREATE)
+    bench.member = replace(bench.member, phase=Phase.DRAINING)
+    bench.perform(EffectKind.TELL)
+    assert bench.host.calls["remove_seed"] == 0
 
 
 def test_a_machine_whose_services_never_answer_keeps_its_seed(folder: Path) -> None:
@@ -391,6 +402,8 @@ def test_a_seed_stays_only_where_that_is_declared(folder: Path, fields: dict[str
     bench = make_bench(folder, **fields)
     bench.perform(EffectKind.CREATE)
     bench.perform(EffectKind.PROVISION)
+    if can_be_told(bench.wanted.spec):
+        bench.perform(EffectKind.TELL)
     assert len(seeds(bench)) == count
 
 
@@ -416,7 +429,7 @@ class HypervisorWithReadOnlyPool(FakeHypervisor):
 def test_a_seed_that_cannot_be_removed_costs_no_machine_and_is_told(folder: Path) -> None:
     bench = make_bench(folder, host=HypervisorWithReadOnlyPool())
     bench.perform(EffectKind.CREATE)
-    bench.perform(EffectKind.PROVISION)
+    bench.perform(EffectKind.TELL)
     assert bench.told == [("seed_kept", "cannot wipe the volume: Read-only file system")]
 
 
@@ -425,4 +438,4 @@ def test_a_host_that_goes_silent_with_the_seed_is_asked_again(folder: Path) -> N
     bench.perform(EffectKind.CREATE)
     bench.host.go_silent()
     with pytest.raises(HostUnreachable):
-        bench.perform(EffectKind.PROVISION)
+        bench.perform(EffectKind.TELL)

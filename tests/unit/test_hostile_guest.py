@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.step_events import LIMIT, PIECE, StepOutput
 from orchestrator.errors import GuestError
-from orchestrator.models.setup_result import is_well_on_console, plain, setup_errors
+from orchestrator.models.setup_result import plain, setup_errors, told_on_console
 from orchestrator.models.steps import EffectKind
 from orchestrator.ports.guest import Patience
 from tests.fakes import FakeClock, FakeHypervisor
@@ -75,7 +75,7 @@ def test_a_setup_result_may_be_anything(text: str) -> None:
     errors = setup_errors(text)
     assert len(errors) <= 20
     assert all(len(error) <= 500 and is_printable(error) for error in errors)
-    assert not is_well_on_console(f"understudy: result other {text}", "mine")
+    assert told_on_console(f"understudy: result of other {text}", "mine") is None
 
 
 def test_a_result_that_is_nested_without_end_is_no_result() -> None:

@@ -30,13 +30,14 @@ class Seeds:
     def remove(self, domain: str, incarnation: int) -> None:
         """Each part may have been done before. Definition first: a machine must never name a file that is gone."""
         name = seed_volume(domain, incarnation)
+        volume = self._volumes.find(name)
+        if volume is None:
+            return
         with translated(f"cannot take the seed out of {domain!r} on {self._connection.uri}"):
             found = self._connection.get().lookupByName(domain)
             check_owner(found, self._installation)
             _take_out(found, name, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-            volume = self._volumes.find(name)
-            if volume is not None:
-                volume.wipe(0)
+            volume.wipe(0)
             if found.isActive():
                 _take_out_now(found, name)
             if not found.isActive() or _find_disk(found, name, 0) is None:
