@@ -261,19 +261,21 @@ def _drives(view: HostView) -> Iterator[Finding]:
                 Kind.DRIVE, Fault.LEFT_OVER, name, "no record names it", fix=fix, remedy=Remedy.OPERATOR
             )
     for drive in books.drives.values():
-        if drive.host != view.host.name:
-            continue
         volume = drive_volume(books.desired.prefix, drive.set_name, drive.name, drive.slot)
-        wrong, fix = "", ""
-        if drive.is_deleting:
-            wrong, fix = "its removal was interrupted", f"understudy delete {drive.set_name} --delete-drives"
-        elif drive.is_made and volume not in view.host.volumes:
-            wrong, fix = "its volume is gone", "bring the file back into the storage pool"
-        elif drive.member is not None and drive.member not in books.members:
-            wrong, fix = f"its holder {drive.member} is not recorded", "see: understudy status"
-        if wrong:
-            fault = Fault.MISSING if "gone" in wrong else Fault.WRONG
+        if drive.host == view.host.name and (trouble := _trouble_of(drive, volume, view)) is not None:
+            fault, wrong, fix = trouble
             yield view.find(Kind.DRIVE, fault, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
+
+
+def _trouble_of(drive: Drive, volume: str, view: HostView) -> tuple[Fault, str, str] | None:
+    """What is wrong with a recorded drive, and how it is put right."""
+    if drive.is_deleting:
+        return Fault.WRONG, "its removal was interrupted", f"understudy delete {drive.set_name} --delete-drives"
+    if drive.is_made and volume not in view.host.volumes:
+        return Fault.MISSING, "its volume is gone", "bring the file back into the storage pool"
+    if drive.member is not None and drive.member not in view.books.members:
+        return Fault.WRONG, f"its holder {drive.member} is not recorded", "see: understudy status"
+    return None
 
 
 # ---- reservations and remnants -------------------------------------------------------------------------------
