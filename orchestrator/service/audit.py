@@ -78,7 +78,7 @@ class Audit:
         if not first:
             return Report((), unknown, worked)
         pause = max(one.settles_in for one in first)
-        self._tell(f"{len(first)} differences; looking again in {pause:.0f} s, in case they are work under way")
+        self._tell(f"differences: {len(first)}; looking again in {pause:.0f} s, in case it is work under way")
         self._parts.clock.rest(pause)
         second, unknown, worked_then = self._look()
         both = {_identity(one) for one in first}
