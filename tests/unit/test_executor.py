@@ -377,7 +377,8 @@ def test_a_machine_that_is_set_up_has_no_seed_left(bench: Bench) -> None:
 
 def test_a_machine_that_drains_is_not_kept_by_its_seed(bench: Bench) -> None:
     bench.perform(EffectKind.CREATE)
-    bench.member = replace(bench.member, phase=Phase.DRAINING)
+    bench.perform(EffectKind.PROVISION)
+    bench.member = replace(bench.member, phase=Phase.DRAINING, phase_since=bench.clock.now())
     bench.perform(EffectKind.TELL)
     assert bench.host.calls["remove_seed"] == 0
 
