@@ -60,9 +60,12 @@ def test_what_a_killed_process_left_is_abandoned_and_can_be_removed(paths: State
 def test_a_tool_that_outlived_its_command_still_works_in_it(paths: StatePaths) -> None:
     room = paths.work / "import-x"
     room.mkdir()
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()", str(room / "image.qcow2")]
-    tool = subprocess.Popen(command, stdin=subprocess.PIPE)
+    script = "import sys; print('at work', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(room / "image.qcow2")]
+    tool = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
+        assert tool.stdout is not None
+        assert tool.stdout.readline() == b"at work\n"
         assert not is_abandoned(room)
     finally:
         tool.communicate()
