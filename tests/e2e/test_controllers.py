@@ -76,7 +76,7 @@ def test_one_that_was_held_up_for_longer_than_its_lease_does_nothing_more(site: 
 
         body, told, events = domain_id(row["domain"]), len(acting.lines), last_event(site)
         acting.send(signal.SIGCONT)
-        time.sleep(6)  # longer than the guest would take to switch itself off
+        time.sleep(10)  # longer than the guest would take to switch itself off
         assert domain_id(row["domain"]) == body
         assert last_event(site) == events
         assert any("interrupted" in line for line in acting.lines[told:])
