@@ -107,7 +107,7 @@ def test_the_main_job_without_root(site: Installation, home: Path) -> None:
 def _owners(site: Installation) -> set[str]:
     """Users of the machines and of the load balancer."""
     done = subprocess.run(
-        ["ps", "-e", "-o", "user:32=", "-o", "args="], capture_output=True, text=True, check=True
+        ["ps", "-eww", "-o", "user:32=", "-o", "args="], capture_output=True, text=True, check=True
     )
     marks = (f"guest={site.prefix}-", f"{site.root}/haproxy/haproxy.cfg")
     return {line.split()[0] for line in done.stdout.splitlines() if any(mark in line for mark in marks)}
