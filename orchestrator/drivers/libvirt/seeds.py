@@ -30,12 +30,12 @@ class Seeds:
     def remove(self, domain: str, incarnation: int) -> None:
         """Each part may have been done before. Definition first: a machine must never name a file that is gone."""
         name = seed_volume(domain, incarnation)
-        volume = self._volumes.find(name)
-        if volume is None:
-            return
         with translated(f"cannot take the seed out of {domain!r} on {self._connection.uri}"):
             found = self._connection.get().lookupByName(domain)
             check_owner(found, self._installation)
+            volume = self._volumes.find(name)
+            if volume is None:
+                return
             _take_out(found, name, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
             volume.wipe(0)
             if found.isActive():
