@@ -157,9 +157,7 @@ def redaction_of(spec: ScaleSetSpec, store: Path) -> Redaction:
 
 def prune_secrets(specs: Iterable[ScaleSetSpec], store: Path) -> None:
     """Remove the secrets that no set needs any more. Call it within `hold_secrets`."""
-    setups = [spec.setup for spec in specs]
-    needed = {one.windows.administrator_password_digest for one in setups if one.windows is not None}
-    needed |= {secret.digest for one in setups for secret in one.secrets.values()}
+    needed = {digest for spec in specs for digest in spec.setup.secret_digests()}
     for file in store.iterdir():
         if file.name not in needed:
             file.unlink(missing_ok=True)

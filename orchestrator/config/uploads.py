@@ -37,12 +37,7 @@ def upload_archive(store: Path, digest: str) -> Path:
 def prune_uploads(specs: Iterable[ScaleSetSpec], store: Path) -> None:
     """Remove the archives that no set needs any more, and what was left of packing one. Call it within
     `hold_secrets`."""
-    needed = {
-        upload_archive(store, step.upload.digest).name
-        for spec in specs
-        for step in spec.setup.steps
-        if step.upload is not None and step.upload.digest is not None
-    }
+    needed = {upload_archive(store, digest).name for spec in specs for digest in spec.setup.upload_digests()}
     for archive in store.iterdir():
         if archive.name not in needed:
             archive.unlink(missing_ok=True)

@@ -139,6 +139,18 @@ class SetupSpec(_Part):
             raise ValueError("'windows' needs 'answer_file: unattend'")
         return self
 
+    def secret_digests(self) -> frozenset[str]:
+        """Of everything secret that is kept for it."""
+        named = [secret.digest for secret in self.secrets.values()]
+        if self.windows is not None:
+            named.append(self.windows.administrator_password_digest)
+        return frozenset(digest for digest in named if digest is not None)
+
+    def upload_digests(self) -> frozenset[str]:
+        """Of the archives that are kept for its steps."""
+        named = [step.upload.digest for step in self.steps if step.upload is not None]
+        return frozenset(digest for digest in named if digest is not None)
+
 
 class HttpProbe(_Part):
     port: Port

@@ -108,12 +108,12 @@ def _state(books: Books, stock: Stock) -> Iterator[Finding]:
     if stock.is_worked_on and any(map(_is_unsettled, books.desired.sets)):
         return  # who is at it may need them, or removes them in the end
     setups = [one.spec.setup for one in books.desired.sets]
-    uploads = {f"{step.upload.digest}.tar" for setup in setups for step in setup.steps if step.upload is not None}
-    secrets = {setup.windows.administrator_password_digest for setup in setups if setup.windows is not None}
+    uploads = {f"{digest}.tar" for setup in setups for digest in setup.upload_digests()}
+    secrets = {digest for setup in setups for digest in setup.secret_digests()}
     for name in sorted(state.uploads - uploads):
         yield _here(Kind.UPLOAD, Fault.LEFT_OVER, name, "no set uploads it")
     for name in sorted(state.secrets - secrets):
-        yield _here(Kind.SECRET, Fault.LEFT_OVER, name, "it is a password that no set uses")
+        yield _here(Kind.SECRET, Fault.LEFT_OVER, name, "no set uses it")
 
 
 # ---- records -------------------------------------------------------------------------------------------------

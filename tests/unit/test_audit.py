@@ -33,13 +33,21 @@ from orchestrator.models.volume_names import (
 from orchestrator.service import declare
 from orchestrator.service import members as requests
 from orchestrator.store import Lease
-from tests.builders import PREFIX
+from tests.builders import PREFIX, make_spec
 from tests.unit.loop import Site, open_site
 from tests.unit.stock import POOL, AuditedSite, audited
 
 STORAGE: dict[str, Any] = {
     "local_storage": {"size": "16MiB", "mount": "/local"},
     "drives": [{"name": "data", "size": "16MiB", "mount": "/data"}],
+}
+NEEDY: dict[str, Any] = {
+    "steps": [{"upload": {"from": "site/", "to": "/srv", "digest": "d1"}}],
+    "secrets": {"token": {"file": "/token", "digest": "d2"}},
+}
+WINDOWS: dict[str, Any] = {
+    "answer_file": "unattend",
+    "windows": {"administrator_password_file": "/password", "administrator_password_digest": "d3"},
 }
 
 
@@ -252,6 +260,15 @@ def test_what_killed_commands_left_in_the_state_directory_is_removed(there: Audi
         "process": "4711",
     }
     assert there.mend() == []
+
+
+def test_what_a_set_needs_in_the_state_directory_is_not_left_over(there: AuditedSite) -> None:
+    there.site.apply(make_spec(name="db", setup=NEEDY, endpoints=[]))
+    there.site.apply(make_spec(name="win", setup=WINDOWS, endpoints=[]))
+    needed = {"uploads": frozenset({"d1.tar"}), "secrets": frozenset({"d2", "d3"})}
+    there.rooms.state = replace(there.rooms.state, **needed)
+    assert {kind for kind, _, _ in there.mend()} == {"set"}  # no controller is at the two
+    assert {"uploads": there.rooms.state.uploads, "secrets": there.rooms.state.secrets} == needed
 
 
 # ---- a store that is older than what exists ------------------------------------------------------------------
