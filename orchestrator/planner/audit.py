@@ -5,12 +5,12 @@ A host that does not answer is not in the stock: nothing of it is judged. `docs/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from orchestrator.lifecycle.table import AT_REST
 from orchestrator.models.audit import Fault, Finding, Kind, Remedy
-from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, ScaleSet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.stock import Stock
 from orchestrator.planner.audit_hosts import Books, HostView, audit_host, strangers
@@ -107,13 +107,20 @@ def _state(books: Books, stock: Stock) -> Iterator[Finding]:
         yield _here(Kind.SCRATCH, Fault.LEFT_OVER, name, "the command that worked in it is gone")
     if stock.is_worked_on and any(map(_is_unsettled, books.desired.sets)):
         return  # who is at it may need them, or removes them in the end
-    setups = [one.spec.setup for one in books.desired.sets]
-    uploads = {f"{digest}.tar" for setup in setups for digest in setup.upload_digests()}
-    secrets = {digest for setup in setups for digest in setup.secret_digests()}
-    for name in sorted(state.uploads - uploads):
+    for name in sorted(state.uploads - needed_files(Kind.UPLOAD, books.images, books.desired.sets)):
         yield _here(Kind.UPLOAD, Fault.LEFT_OVER, name, "no set uploads it")
-    for name in sorted(state.secrets - secrets):
+    for name in sorted(state.secrets - needed_files(Kind.SECRET, books.images, books.desired.sets)):
         yield _here(Kind.SECRET, Fault.LEFT_OVER, name, "no set uses it")
+
+
+def needed_files(kind: Kind, images: Iterable[Image], sets: Iterable[ScaleSet]) -> frozenset[str]:
+    """Names (of images: digests) of what somebody needs of the images, uploads or secrets that are kept."""
+    setups = [one.spec.setup for one in sets]
+    if kind is Kind.IMAGE:
+        return frozenset(one.digest for one in images)
+    if kind is Kind.UPLOAD:
+        return frozenset(f"{digest}.tar" for setup in setups for digest in setup.upload_digests())
+    return frozenset(digest for setup in setups for digest in setup.secret_digests())
 
 
 # ---- records -------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What exists against what should: counted twice, and what is left over is removed one thing at a time.
 
 A finding is what two looks agree on, with a pause between them that is longer than work under way takes. To remove
-something the controller lease is taken, if it is free, and there is one look more.
+something the controller lease is taken, if it is free, and there is one look more. Where a controller is at work,
+HAProxy is left to it: two that change it undo each other's drains.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from orchestrator.errors import BalancerError, UnderstudyError
+from orchestrator.errors import UnderstudyError
 from orchestrator.models.audit import Finding, Kind, Remedy
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.stock import HostStock, Stock
 from orchestrator.planner import Desired, Limits
-from orchestrator.planner.audit import compare
+from orchestrator.planner.audit import compare, needed_files
 from orchestrator.planner.audit_hosts import Books
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.ports.balancer import Balancer
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.ports.stock import BalancerProcesses, StateRooms, Stockroom
-from orchestrator.store import Lease, Store
+from orchestrator.store import Fence, Lease, Store
 from orchestrator.store.lease import LEASE_TTL
 
 OnProgress = Callable[[str], None]
@@ -90,14 +91,18 @@ class Audit:
         wanted = {_identity(one): one for one in report.findings if one.is_fixable}
         if not wanted:
             return []
-        with self._alone():
+        with self._alone() as is_alone:
             stock, books = self._count()
             seen = {_identity(one) for one in compare(books, stock) if one.is_fixable}
             mended = [Mended(one) for key, one in wanted.items() if key not in seen]
             due = [one for key, one in wanted.items() if key in seen]
-            mended += [self._mend(one) for one in due if one.remedy is Remedy.REMOVE]
+            mended += [self._mend(one, is_alone) for one in due if one.remedy is Remedy.REMOVE]
             differing = [one for one in due if one.remedy is Remedy.CONVERGE]
-            if differing:
+            if not is_alone:
+                mended += [
+                    Mended(one, "a controller is at work, and it alone changes HAProxy") for one in differing
+                ]
+            elif differing:
                 mended += self._converge(differing, books, stock.observed)
             return mended
 
@@ -137,11 +142,11 @@ class Audit:
     # ---- putting right -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """With the lease, where nobody has it: no controller begins meanwhile. One that is at work goes on."""
+    def _alone(self) -> Iterator[bool]:
+        """With the lease, where it is free: no controller begins meanwhile. False: one is at work, and goes on."""
         lease = self._parts.lease
         if not lease.take():
-            yield
+            yield False
             return
         over = threading.Event()
 
@@ -153,15 +158,17 @@ class Audit:
         keeper = threading.Thread(target=keep, name="lease", daemon=True)
         keeper.start()
         try:
-            yield
+            yield True
         finally:
             over.set()
             keeper.join()
             lease.release()
 
-    def _mend(self, finding: Finding) -> Mended:
+    def _mend(self, finding: Finding, is_alone: bool) -> Mended:
         self._tell(f"removing {finding.kind} {finding.name}{f' on {finding.host}' if finding.host else ''}")
         try:
+            if is_alone:
+                Fence(self._parts.lease).check()  # held up, it may have lost it to somebody who began
             self._remove(finding)
         except UnderstudyError as error:
             return Mended(finding, error.message)
@@ -171,10 +178,10 @@ class Audit:
         parts, name = self._parts, finding.name
         here: dict[Kind, Callable[[], None]] = {
             Kind.PROCESS: lambda: parts.processes.end_stray(int(name)),
-            Kind.IMAGE: lambda: parts.rooms.remove_image(name),
+            Kind.IMAGE: lambda: self._remove_kept(finding),
             Kind.SCRATCH: lambda: parts.rooms.remove_scratch(name),
-            Kind.UPLOAD: lambda: parts.rooms.remove_upload(name),
-            Kind.SECRET: lambda: parts.rooms.remove_secret(name),
+            Kind.UPLOAD: lambda: self._remove_kept(finding),
+            Kind.SECRET: lambda: self._remove_kept(finding),
             Kind.MACHINE: lambda: self._remove_machine(finding),
             Kind.VOLUME: lambda: parts.stockrooms[finding.host].remove_volume(name),
             Kind.PROBE: lambda: parts.stockrooms[finding.host].remove_probe(),
@@ -182,6 +189,18 @@ class Audit:
             Kind.REMNANT: lambda: self._remove_remnant(finding),
         }
         here[finding.kind]()
+
+    def _remove_kept(self, finding: Finding) -> None:
+        """Unless a command has just recorded what needs it, for which no lease is taken."""
+        rooms, store = self._parts.rooms, self._parts.store
+        remove = {
+            Kind.IMAGE: rooms.remove_image,
+            Kind.UPLOAD: rooms.remove_upload,
+            Kind.SECRET: rooms.remove_secret,
+        }
+        with rooms.held():
+            if finding.name not in needed_files(finding.kind, store.list_images(), store.snapshot().sets):
+                remove[finding.kind](finding.name)
 
     def _remove_machine(self, finding: Finding) -> None:
         """The driver checks its owner tag once more."""
@@ -204,8 +223,9 @@ class Audit:
     def _converge(self, findings: list[Finding], books: Books, observed: Observed) -> list[Mended]:
         self._tell("bringing the load balancer to what it should be")
         try:
+            Fence(self._parts.lease).check()
             self._parts.balancer.converge(desired_balancer(books.desired, observed))
-        except BalancerError as error:
+        except UnderstudyError as error:
             return [Mended(one, error.message) for one in findings]
         return [Mended(one) for one in findings]
 

@@ -126,7 +126,8 @@ class AuditedSite:
     processes: FakeProcesses
     stockrooms: dict[str, FakeStockroom]
     clock: BusyClock
-    audit: Audit
+    audit: Audit = field(init=False)
+    hear: Callable[[str], None] = lambda _words: None
 
     @property
     def room(self) -> FakeStockroom:
@@ -165,4 +166,6 @@ def audited(site: Site) -> AuditedSite:
         prefix=PREFIX,
         limits=site.limits,
     )
-    return AuditedSite(site, rooms, processes, stockrooms, clock, Audit(parts, lambda _words: None))
+    seen = AuditedSite(site, rooms, processes, stockrooms, clock)
+    seen.audit = Audit(parts, lambda words: seen.hear(words))
+    return seen

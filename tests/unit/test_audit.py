@@ -398,6 +398,38 @@ def test_the_lease_is_held_while_something_is_removed_and_given_back(there: Audi
     assert there.site.store.find_lease_holder("controller") is None
 
 
+def test_what_a_command_declares_meanwhile_is_not_removed_under_it(there: AuditedSite) -> None:
+    there.rooms.state = replace(there.rooms.state, uploads=frozenset({"d1.tar"}), secrets=frozenset({"d2"}))
+    report = there.audit.examine()
+    assert [one.kind.value for one in report.findings] == ["secret", "upload"]
+    needy = make_spec(name="db", setup=NEEDY, endpoints=[])
+    there.hear = lambda words: there.site.apply(needy) if words.startswith("removing") else None
+    assert [one.failure for one in there.audit.mend(report)] == ["", ""]
+    assert (there.rooms.state.uploads, there.rooms.state.secrets) == ({"d1.tar"}, {"d2"})
+
+
+def test_who_lost_the_lease_meanwhile_removes_nothing(there: AuditedSite) -> None:
+    name = f"{PREFIX}-web-zzzzz.1.qcow2"
+    there.site.host.volumes[name] = b""
+    report = there.audit.examine()
+    there.hear = lambda _words: seize(there, "other")
+    assert ["not the controller any more" in one.failure for one in there.audit.mend(report)] == [True]
+    assert there.room.removed == []
+
+
+def seize(there: AuditedSite, holder: str) -> None:
+    with there.site.store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE leases SET holder = ?", (holder,))
+
+
+def test_the_load_balancer_is_left_to_a_controller_at_work(there: AuditedSite) -> None:
+    there.site.balancer.die()
+    Lease(there.site.store, holder="elsewhere:1:1").take()
+    report = there.audit.examine()
+    assert ["a controller is at work" in one.failure for one in there.audit.mend(report)] == [True]
+    assert there.found() == [("balancer", "missing", "haproxy")]
+
+
 # ---- names ---------------------------------------------------------------------------------------------------
 
 
