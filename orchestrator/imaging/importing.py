@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
 from orchestrator.config.scratch import scratch
+from orchestrator.config.secrets import hold_secrets
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
 from orchestrator.errors import Conflict, ImageRefused, SpecError
 from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
@@ -67,7 +68,7 @@ def import_download(
     Raises DownloadFailed and Conflict too. An image that `name` already has is not downloaded again.
     """
     check_name(name)
-    if known := _find_version(store, name, download.sha256):
+    if known := _find_kept(store, paths, name, download.sha256):
         on_progress(100, f"{known.ref} is the same image")
         return known
     with downloaded(download, paths.work, lambda part, words: on_progress(part * 0.8, words), limits) as file:
@@ -91,17 +92,17 @@ def _take_in(
             made = inspect_image(target)
         on_progress(85, "computing the checksum")
         digest = sha256_of(target)
-        if known := _find_version(store, name, digest):
+        if known := _find_kept(store, paths, name, digest):
             on_progress(100, f"{known.ref} is the same image")
             return known
-        stored = paths.images / f"{digest}.qcow2"
         target.chmod(0o444)
-        target.replace(stored)
-        size = stored.stat().st_size
-        image = store.add_image(
-            name,
-            lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
-        )
+        size = target.stat().st_size
+        with hold_secrets(paths.secrets):  # an audit takes the file for left over until it is recorded
+            target.replace(paths.images / f"{digest}.qcow2")
+            image = _find_version(store, name, digest) or store.add_image(
+                name,
+                lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
+            )
         on_progress(100, f"{image.ref} is in the repository")
         return image
 
@@ -109,6 +110,11 @@ def _take_in(
 def _find_version(store: Store, name: str, digest: str) -> Image | None:
     versions = store.list_images()
     return next((image for image in versions if image.name == name and image.digest == digest), None)
+
+
+def _find_kept(store: Store, paths: StatePaths, name: str, digest: str) -> Image | None:
+    """None also if its file is gone: then it is put back."""
+    return _find_version(store, name, digest) if (paths.images / f"{digest}.qcow2").exists() else None
 
 
 def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callable[[str], None]) -> None:

@@ -75,6 +75,19 @@ def test_the_same_content_again_is_the_version_it_already_is(
     assert len(list(paths.images.iterdir())) == 2
 
 
+def test_an_image_whose_file_is_gone_gets_it_back_when_it_is_added_again(
+    store: Store, paths: StatePaths, tmp_path: Path
+) -> None:
+    file = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", file, "16M")
+    image = add(store, paths, file)
+    kept = paths.images / f"{image.digest}.qcow2"
+    kept.unlink()
+    assert add(store, paths, file) == image
+    assert kept.stat().st_mode & 0o777 == 0o444
+    assert store.list_images() == [image]
+
+
 def test_a_raw_disk_is_converted_with_its_content(store: Store, paths: StatePaths, tmp_path: Path) -> None:
     content = bytearray(b"\x00" * (4 * 2**20))
     content[510:512] = b"\x55\xaa"
