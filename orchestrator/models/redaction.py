@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from orchestrator.models.setup_result import plain
 
 SHORTEST = 6
 """Characters of a secret that can be told from ordinary words; shorter ones are left as they are."""
@@ -15,7 +17,7 @@ class Redaction:
         pieces = {
             piece: name
             for name, value in sorted(secrets.items())
-            for piece in (value, *(line.strip() for line in value.splitlines()))
+            for piece in _pieces(value)
             if len(piece) >= SHORTEST
         }
         # The longest first: one that begins another must not leave the other's end behind.
@@ -38,6 +40,12 @@ class Redaction:
                 if text.startswith(piece[-size:]):
                     return f"[secret {name}]{text[size:]}"
         return text
+
+
+def _pieces(value: str) -> Iterator[str]:
+    """As a guest may say it, and as its words are told: without control characters, tabs as blanks."""
+    for piece in (value, *(line.strip() for line in value.splitlines())):
+        yield from (piece, plain(piece), plain(piece.replace("\t", " ")))
 
 
 NOTHING = Redaction({})

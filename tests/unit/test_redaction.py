@@ -14,6 +14,7 @@ from orchestrator.apply.step_events import StepOutput
 from orchestrator.config.secrets import keep_secrets, prune_secrets, read_secret, read_secrets
 from orchestrator.errors import GuestError, NotFound, SpecError
 from orchestrator.models.redaction import NOTHING, SHORTEST, Redaction
+from orchestrator.models.setup_result import plain
 from orchestrator.models.spec import ScaleSetSpec, model_digest
 from orchestrator.models.steps import EffectKind
 from orchestrator.render.seed import render_user_data
@@ -58,6 +59,16 @@ def test_a_secret_is_replaced_by_its_name_wherever_it_stands() -> None:
 def test_each_line_of_a_key_is_a_secret() -> None:
     redaction = Redaction({"key": "-----BEGIN-----\nAAAABBBB\n-----END-----"})
     assert redaction.clean("x AAAABBBB y") == "x [secret key] y"
+
+
+def test_a_secret_with_control_characters_is_known_as_it_is_told() -> None:
+    secret, told = "tab\tand\x1bescape", list[str]()
+    redaction = Redaction({"odd": secret})
+    output = StepOutput(told.append, redaction)
+    output.take(f"using {secret}\n".encode(), 0.0)
+    output.end()
+    assert told == ["using [secret odd]"]
+    assert redaction.clean(plain(f"login {secret} failed")) == "login [secret odd] failed"
 
 
 def test_a_tail_that_begins_within_a_secret_does_not_show_its_end() -> None:
