@@ -232,7 +232,12 @@ class Executor:
         teller = PhaseTeller(
             self._world.guest, self._agent(member), self.guest_address(member), self._world.clock, errand.tell
         )
-        teller.perform(member, wanted, errand.cancelled)
+        try:
+            teller.perform(member, wanted, errand.cancelled)
+        except GuestError:
+            if member.phase not in (Phase.STARTING, Phase.DRAINING):  # it is set up, and may not be told again
+                self._remove_seed(member, wanted, errand.tell)
+            raise
         if member.phase is not Phase.DRAINING:
             self._remove_seed(member, wanted, errand.tell)
 

@@ -260,7 +260,7 @@ class Controller:
         log.warning("%s: %s", effect.reason, error.message)
         reason = error.message if isinstance(error, HookFailed) else f"{effect.reason}: {error.message}"
         try:
-            if effect.kind is EffectKind.TELL and effect.member.phase is not Phase.STARTING:
+            if _is_of_no_consequence(effect, error):
                 kind = "hook_failed" if isinstance(error, HookFailed) else "tell_failed"
                 self._parts.recorder.could_not_tell(effect.member, kind, reason)
             elif isinstance(error, HookFailed) and effect.member.parked is not None:
@@ -306,3 +306,10 @@ class Controller:
         except UnderstudyError as error:
             log.error("%s: %s", step.reason, error.message)
         return False
+
+
+def _is_of_no_consequence(effect: Effect, error: UnderstudyError) -> bool:
+    """A guest that cannot be told serves all the same. A host that was lost over it is asked again."""
+    if effect.kind is not EffectKind.TELL or effect.member.phase is Phase.STARTING:
+        return False
+    return not isinstance(error, HostUnreachable)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import GuestError
+from orchestrator.errors import GuestError, HostUnreachable
 from orchestrator.models.members import GuestPhase, Member, Phase, Role
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.service import members as requests
 from tests.builders import PREFIX, make_spec
-from tests.fakes import FakeMachine, ScriptedGuest
+from tests.fakes import FakeHypervisor, FakeMachine, ScriptedGuest
 from tests.unit.loop import Site, open_site
 
 RUNNING = {"state": "running", "max_ready": 3}
@@ -226,6 +226,36 @@ def test_a_guest_that_cannot_be_told_serves_all_the_same(site: Site) -> None:
         "telling web-00002 that it stands by: cannot log in to web-00002",
     ]
     assert site.phase("web-00002") is Phase.STANDBY
+
+
+def test_a_guest_that_cannot_be_told_keeps_no_seed(site: Site) -> None:
+    guest_of(site).deaf = frozenset({"web-00001", "web-00002"})
+    site.apply(instances=1, standby={"state": "running", "max_ready": 2})
+    site.settle()
+    assert len(site.events("tell_failed")) == 2
+    assert seeds(site) == []
+
+
+class HostLostOverASeed(FakeHypervisor):
+    is_lost = True
+
+    def remove_seed(self, domain: str, incarnation: int) -> None:
+        if self.is_lost:
+            self.is_lost = False
+            raise HostUnreachable("local does not answer: connection reset")
+        super().remove_seed(domain, incarnation)
+
+
+def test_a_seed_is_removed_though_its_host_was_lost_over_it(tmp_path: Path) -> None:
+    with open_site(tmp_path, make_host=HostLostOverASeed) as site:
+        site.apply(instances=1)
+        site.settle()
+        assert seeds(site) == []
+        assert site.events("tell_failed") == []
+
+
+def seeds(site: Site) -> list[str]:
+    return [name for name in site.host.volumes if name.endswith(".seed.iso")]
 
 
 def test_a_controller_that_crashes_in_a_hook_runs_it_again_and_forgets_nothing(site: Site) -> None:
