@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 
 from orchestrator.drivers.haproxy.runtime import RuntimeApi
-from orchestrator.drivers.haproxy.superseded import is_ours
+from orchestrator.drivers.haproxy.superseded import is_ours, sockets_of
 from orchestrator.errors import BalancerError
 
 _LISTEN = "0A"  # state of a socket in /proc/net/tcp
@@ -30,7 +30,7 @@ class HaproxyProcesses:
         numbers = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         ours = [number for number in numbers if number != running and is_ours(number, self._file)]
         listening = _listening_sockets() if ours else set()
-        return tuple(number for number in ours if _sockets_of(number) & listening)
+        return tuple(number for number in ours if _listens(number, listening))
 
     def end_stray(self, process: int) -> None:
         if is_ours(process, self._file):
@@ -54,12 +54,8 @@ def _listening_sockets() -> set[str]:
     return found
 
 
-def _sockets_of(process: int) -> set[str]:
-    """Inodes of its sockets; none if it is gone, or another user's."""
-    found = set()
+def _listens(process: int, listening: set[str]) -> bool:
+    """False too if it is gone, or another user's."""
     with contextlib.suppress(OSError):
-        for link in Path(f"/proc/{process}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                match = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
-                found |= {match[1]} if match else set()
-    return found
+        return bool(sockets_of(process) & listening)
+    return False

@@ -54,7 +54,7 @@ class Superseded:
         if not alive:
             return Counter()
         try:
-            sockets = {inode for pid in alive for inode in _sockets_of(pid)}
+            sockets = {inode for pid in alive for inode in sockets_of(pid)}
         except OSError:
             return Counter(dict.fromkeys(addresses, 1))
         found = _connections(sockets)
@@ -113,7 +113,7 @@ def is_ours(pid: int, file: str) -> bool:
     return file in words and is_alive(pid)
 
 
-def _sockets_of(pid: int) -> set[str]:
+def sockets_of(pid: int) -> set[str]:
     """Inodes of its sockets. Raises OSError if they may not be seen."""
     found = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
