@@ -48,4 +48,4 @@ class BalancerProcesses(Protocol):
         """Those that listen, but are not the one that can be talked to."""
 
     def end_stray(self, process: int) -> None:
-        """It takes nothing new, finishes what it serves and ends. Gone is success."""
+        """It takes nothing new, finishes what it serves and ends. Gone is success. Raises BalancerError."""

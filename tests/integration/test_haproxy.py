@@ -382,6 +382,29 @@ def test_an_haproxy_that_nobody_can_talk_to_is_a_stray_until_it_is_ended(
     assert processes.find_strays() == ()
 
 
+def test_what_an_ended_stray_still_serves_is_counted(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
+) -> None:
+    config = BalancerConfig((front,))
+    balancer.converge(config)
+    for backend in backends.values():
+        backend.release.clear()
+    client = threading.Thread(target=get, args=(front, "/slow"))
+    client.start()
+    try:
+        wait_until(lambda: any(one.entered.is_set() for one in backends.values()), 5, "a request is under way")
+        processes, lost = HaproxyProcesses(tmp_path), int(pid_of(tmp_path))
+        (tmp_path / "stats.sock").unlink()
+        processes.end_stray(lost)
+        wait_until(lambda: processes.find_strays() == (), 5, "it listens no more")
+        balancer.converge(config)
+        assert sum(one.sessions for one in balancer.observe().servers.values()) > 0
+    finally:
+        for backend in backends.values():
+            backend.release.set()
+        client.join()
+
+
 def test_an_haproxy_that_finishes_what_it_serves_is_no_stray(
     balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
 ) -> None:

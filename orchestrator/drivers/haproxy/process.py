@@ -47,8 +47,7 @@ class HaproxyBalancer:
         self._state_file = directory / "servers.state"
         self._template = template
         self._runtime = RuntimeApi(self._socket)
-        superseded = directory / "haproxy.superseded"
-        self._superseded = Superseded(superseded, self._pid_file, self._file, KEEP_ALIVE)
+        self._superseded = Superseded.in_directory(directory, KEEP_ALIVE)
 
     # ---- looking -----------------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ import signal
 from pathlib import Path
 
 from orchestrator.drivers.haproxy.runtime import RuntimeApi
-from orchestrator.drivers.haproxy.superseded import is_ours, sockets_of
+from orchestrator.drivers.haproxy.superseded import Superseded, is_ours, sockets_of
 from orchestrator.errors import BalancerError
+from orchestrator.render.haproxy import KEEP_ALIVE
 
 _LISTEN = "0A"  # state of a socket in /proc/net/tcp
 
@@ -24,6 +25,7 @@ class HaproxyProcesses:
     def __init__(self, directory: Path) -> None:
         self._file = str(directory / "haproxy.cfg")
         self._runtime = RuntimeApi(directory / "stats.sock")
+        self._superseded = Superseded.in_directory(directory, KEEP_ALIVE)
 
     def find_strays(self) -> tuple[int, ...]:
         running = self._find_running()
@@ -33,9 +35,15 @@ class HaproxyProcesses:
         return tuple(number for number in ours if _listens(number, listening))
 
     def end_stray(self, process: int) -> None:
-        if is_ours(process, self._file):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGUSR1)
+        if not is_ours(process, self._file):
+            return
+        try:
+            self._superseded.add([process])  # drains wait for what it serves
+            os.kill(process, signal.SIGUSR1)
+        except ProcessLookupError:
+            pass
+        except OSError as error:
+            raise BalancerError(f"cannot end HAProxy process {process}: {error.strerror}") from error
 
     def _find_running(self) -> int | None:
         with contextlib.suppress(BalancerError):

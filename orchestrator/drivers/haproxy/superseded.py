@@ -39,6 +39,12 @@ class Superseded:
         self._config = config
         self._keep_alive = keep_alive
 
+    @classmethod
+    def in_directory(cls, directory: Path, keep_alive: float) -> Superseded:
+        """That of the balancer with this directory."""
+        file, pid_file = directory / "haproxy.superseded", directory / "haproxy.pid"
+        return cls(file, pid_file, directory / "haproxy.cfg", keep_alive)
+
     def add(self, pids: Iterable[int]) -> None:
         """A newer process replaces these. Said before it does, so that a crash forgets none, and after."""
         known = [*self.find_alive(), *pids]
