@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def audit(
-    fix: Annotated[bool, typer.Option("--fix", help="Remove what is provably ours and left over.")] = False,
+    fix: Annotated[
+        bool,
+        typer.Option("--fix", help="Remove what is provably ours and left over; put the load balancer right."),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Compare what exists on hosts with what should, both ways. Exit 0 if all is well, 1 if findings are left.

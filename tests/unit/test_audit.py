@@ -405,7 +405,7 @@ def test_what_a_command_declares_meanwhile_is_not_removed_under_it(there: Audite
     needy = make_spec(name="db", setup=NEEDY, endpoints=[])
     there.hear = lambda words: there.site.apply(needy) if words.startswith("removing") else None
     assert [one.failure for one in there.audit.mend(report)] == ["", ""]
-    assert (there.rooms.state.uploads, there.rooms.state.secrets) == ({"d1.tar"}, {"d2"})
+    assert there.rooms.state.uploads | there.rooms.state.secrets == {"d1.tar", "d2"}
 
 
 def test_who_lost_the_lease_meanwhile_removes_nothing(there: AuditedSite) -> None:
