@@ -120,9 +120,16 @@ def _find_kept(store: Store, paths: StatePaths, name: str, digest: str) -> Image
 def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callable[[str], None]) -> None:
     """Raises Conflict while somebody uses it. The file goes when no other version has the same content."""
     store.remove_image(image)
-    if not any(other.digest == image.digest for other in store.list_images()):
-        on_hosts(image.digest)
-        (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
+    if _is_needed(store, image.digest):
+        return
+    on_hosts(image.digest)
+    with hold_secrets(paths.secrets):  # it may have been added again meanwhile
+        if not _is_needed(store, image.digest):
+            (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
+
+
+def _is_needed(store: Store, digest: str) -> bool:
+    return any(image.digest == digest for image in store.list_images())
 
 
 def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None]) -> list[Image]:

@@ -88,6 +88,17 @@ def test_an_image_whose_file_is_gone_gets_it_back_when_it_is_added_again(
     assert store.list_images() == [image]
 
 
+def test_an_image_that_is_added_while_it_is_removed_keeps_its_file(
+    store: Store, paths: StatePaths, tmp_path: Path
+) -> None:
+    file = tmp_path / "disk.qcow2"
+    qemu_img("create", "-f", "qcow2", file, "16M")
+    image, again = add(store, paths, file), list[Image]()
+    remove_image(store, paths, image, lambda _digest: again.append(add(store, paths, file, "other")))
+    assert store.list_images() == again
+    assert (paths.images / f"{image.digest}.qcow2").exists()
+
+
 def test_a_raw_disk_is_converted_with_its_content(store: Store, paths: StatePaths, tmp_path: Path) -> None:
     content = bytearray(b"\x00" * (4 * 2**20))
     content[510:512] = b"\x55\xaa"
