@@ -42,7 +42,7 @@ def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
 def _doubt(names: list[str]) -> Finding:
     wrong = f"it was never told of {names[0]}"
     wrong += f" and {len(names) - 1} more that exist" if len(names) > 1 else ", which exists"
-    fix = "nothing is removed while it may be older than what exists: bring the newest back, or understudy adopt"
+    fix = "nothing is removed while it may be older than what exists: bring the newest back"
     return Finding(Kind.STORE, Fault.WRONG, "store", "", wrong, fix, Remedy.OPERATOR)
 
 

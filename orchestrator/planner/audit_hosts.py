@@ -256,7 +256,7 @@ def _drives(view: HostView) -> Iterator[Finding]:
     for name in sorted(view.host.volumes):
         parsed = parse_volume(books.desired.prefix, name)
         if isinstance(parsed, DriveVolume) and (parsed.set_name, parsed.name, parsed.slot) not in books.drives:
-            fix = "drives are never removed by an audit: adopt it, or remove the file by hand"
+            fix = "drives are never removed by an audit: remove the file by hand if nobody needs it"
             yield view.find(
                 Kind.DRIVE, Fault.LEFT_OVER, name, "no record names it", fix=fix, remedy=Remedy.OPERATOR
             )
