@@ -23,6 +23,9 @@ _CONNECT_SECONDS = 60.0  # an emulated guest that boots takes its time over a ke
 _PAUSE = 0.1
 _LOGIN_PAUSE = 0.5
 _MAX_OUTPUT = 64 * 1024
+_CHUNK = 32 * 1024
+# Read from the session itself: of one that was closed before, some servers take a late word amiss and hang up.
+_UNPACK = "tar -xf - -C /"
 
 # Waits inside the guest, where it costs no round trips; cloud-init writes the file at the end of every boot.
 # A guest that is quick is looked at often, one that is slow has better things to do than to start `sleep`.
@@ -110,20 +113,20 @@ class SshShell:
         self.run(f"date -u -s @{round(now)}", patience)
 
     def upload(self, archive: Path, patience: Patience) -> None:
-        remote = f"/tmp/.understudy-{archive.stem[:16]}.tar"  # noqa: S108 - in the guest, as root, random enough
-        try:
-            with self._client.open_sftp() as sftp:
-                sftp.put(str(archive), remote)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise GuestError(f"cannot upload to {self._name}: {error}") from error
-        quoted = shlex.quote(remote)
-        self.run(f"tar -xf {quoted} -C / && rm -f {quoted}", patience)
+        status, output = self._execute(_UNPACK, patience, source=archive)
+        if status != 0:
+            tail = plain(output)[-TAIL_SIZE:]
+            raise GuestError(
+                f"cannot upload to {self._name}: {_UNPACK!r} ended with status {status}: {tail}".rstrip(": ")
+            )
 
     def close(self) -> None:
         self._client.close()
 
-    def _execute(self, command: str, patience: Patience, listen: Listen | None = None) -> tuple[int, str]:
-        """(exit status, output and errors). Raises GuestError on loss, NeverReady at the deadline."""
+    def _execute(
+        self, command: str, patience: Patience, listen: Listen | None = None, source: Path | None = None
+    ) -> tuple[int, str]:
+        """(exit status, output and errors); `source`: what it reads. Raises GuestError or NeverReady."""
         try:
             transport = self._client.get_transport()
             if transport is None:
@@ -132,13 +135,12 @@ class SshShell:
             channel.set_combine_stderr(True)
             channel.settimeout(_PAUSE)
             channel.exec_command(command)
+            if source is not None:
+                self._feed(channel, source, command, patience)
             output = b""
             while not channel.exit_status_ready() or channel.recv_ready():
                 output = (output + _heard(_receive(channel), listen))[-_MAX_OUTPUT:]
-                if patience.is_cancelled():
-                    raise Interrupted(command)
-                if time.monotonic() >= patience.deadline:
-                    raise NeverReady(f"in {self._name}, {command!r} was not done in time")
+                self._check(command, patience)
             output = (output + _heard(_drain(channel), listen))[-_MAX_OUTPUT:]
             status = channel.recv_exit_status()
             if status == -1:
@@ -148,6 +150,26 @@ class SshShell:
             raise
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ConnectionLost(f"the connection to {self._name} broke during {command!r}: {error}") from error
+
+    def _feed(self, channel: paramiko.Channel, source: Path, command: str, patience: Patience) -> None:
+        """A command that ends before it has read everything says why by its status."""
+        with source.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                while chunk:
+                    self._check(command, patience)
+                    try:
+                        chunk = chunk[channel.send(chunk) :]
+                    except TimeoutError:
+                        continue
+                    except OSError:
+                        return
+        channel.shutdown_write()
+
+    def _check(self, command: str, patience: Patience) -> None:
+        if patience.is_cancelled():
+            raise Interrupted(command)
+        if time.monotonic() >= patience.deadline:
+            raise NeverReady(f"in {self._name}, {command!r} was not done in time")
 
 
 def _heard(chunk: bytes, listen: Listen | None) -> bytes:

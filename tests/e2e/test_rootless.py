@@ -92,6 +92,7 @@ def test_the_main_job_without_root(site: Installation, home: Path) -> None:
     site.run("reimage", f"web/{member}")
     assert site.run("ssh", f"web/{member}", "--", "cat /srv/www/page").strip() == "uploaded"
     site.run("scale", "web", "1")
+    site.run("pool", "web", "--state", "running")
     site.run("pool", "web", "--state", "hibernated")
     hibernated = site.members("standby")[0]
     assert hibernated["power"] == "hibernated"
