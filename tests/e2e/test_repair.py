@@ -208,3 +208,15 @@ def requests_to(on: Installation, backend: str) -> int:
         if values["pxname"] == backend and values["svname"] not in ("FRONTEND", "BACKEND"):
             total += int(values["stot"])
     return total
+
+
+def test_an_instance_that_does_not_answer_is_made_anew_where_that_is_declared(web: Installation) -> None:
+    web.write("api.yaml", web_of(web, action="reimage", instances=1, name="api", port=8081))
+    web.run("apply", str(web.root / "api.yaml"))
+    (row,) = web.members("instance", "api")
+    wait_until(lambda: web.fetch("/boots", port=8081) == "boot", 10, "it serves")
+    web.run("ssh", f"api/{row['name']}", "--", "echo mark >> /srv/www/boots; killall httpd")
+    wait_until(lambda: web.members("instance", "api")[0]["incarnation"] == 2, 30, "a new machine is begun")
+    wait_until(lambda: web.fetch("/boots", port=8081) == "boot", BACK, "it serves, with a new disk")
+    assert web.members("instance", "api")[0]["name"] == row["name"]
+    web.run("delete", "api")
