@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,17 +173,10 @@ def _resolve_password(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
     windows = spec.setup.windows
     if windows is None:
         return spec
-    where = ("setup", "windows")
-    if windows.administrator_password_digest is not None:
-        line = document.line((*where, "administrator_password_digest"))
-        raise SpecError(f"{document.file}:{line}: unknown key 'administrator_password_digest' (it is computed)")
-    file = _resolved(document.file.parent, windows.administrator_password_file)
-    try:
-        read_password(file)
-    except SpecError as error:
-        line = document.line((*where, "administrator_password_file"))
-        raise SpecError(f"{document.file}:{line}: {error.message}", error.fix) from error
-    named = windows.model_copy(update={"administrator_password_file": str(file)})
+    keys = ("administrator_password_digest", "administrator_password_file")
+    given = (windows.administrator_password_digest, windows.administrator_password_file)
+    file = _private_file(document, ("setup", "windows"), keys, given, read_password)
+    named = windows.model_copy(update={"administrator_password_file": file})
     return spec.model_copy(update={"setup": spec.setup.model_copy(update={"windows": named})})
 
 
@@ -191,18 +185,29 @@ def _resolve_secrets(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
     resolved = {}
     for name, one in spec.setup.secrets.items():
         where = ("setup", "secrets", name)
-        if one.digest is not None:
-            line = document.line((*where, "digest"))
-            raise SpecError(f"{document.file}:{line}: unknown key 'digest' (it is computed)")
-        file = _resolved(document.file.parent, one.file)
-        try:
-            read_secret(file)
-        except SpecError as error:
-            raise SpecError(
-                f"{document.file}:{document.line((*where, 'file'))}: {error.message}", error.fix
-            ) from error
-        resolved[name] = one.model_copy(update={"file": str(file)})
+        file = _private_file(document, where, ("digest", "file"), (one.digest, one.file), read_secret)
+        resolved[name] = one.model_copy(update={"file": file})
     return spec.model_copy(update={"setup": spec.setup.model_copy(update={"secrets": resolved})})
+
+
+def _private_file(
+    document: _Document,
+    where: tuple[str, ...],
+    keys: tuple[str, str],
+    given: tuple[str | None, str],
+    read: Callable[[Path], object],
+) -> str:
+    """The absolute path of a secret's file that `read` accepts. `keys` and `given`: of its digest, of its file."""
+    if given[0] is not None:
+        line = document.line((*where, keys[0]))
+        raise SpecError(f"{document.file}:{line}: unknown key {keys[0]!r} (it is computed)")
+    file = _resolved(document.file.parent, given[1])
+    try:
+        read(file)
+    except SpecError as error:
+        line = document.line((*where, keys[1]))
+        raise SpecError(f"{document.file}:{line}: {error.message}", error.fix) from error
+    return str(file)
 
 
 def _resolved(directory: Path, source: str) -> Path:
