@@ -122,10 +122,10 @@ class Executor:
         member = domain.removeprefix(domain_name(self._installation.prefix, ""))
         self._host(host).disks.remove_local_storage(member)
 
-    def console_tail(self, member: Member, wanted: ScaleSet | None = None) -> str:
+    def console_tail(self, member: Member, wanted: ScaleSet) -> str:
         """The end of the machine's serial console log, for the reason of a failure, without secrets of its set."""
         tail = self._console(member, 1500)
-        return redaction_of(wanted.spec, self._installation.secrets).clean(tail) if wanted is not None else tail
+        return redaction_of(wanted.spec, self._installation.secrets).clean(tail)
 
     # ---- effects -----------------------------------------------------------------------------------------
 

@@ -341,7 +341,7 @@ def test_power_and_removal_reach_the_host(bench: Bench) -> None:
 def test_the_console_of_a_machine_is_told_for_the_reason_of_a_failure(bench: Bench) -> None:
     bench.perform(EffectKind.CREATE)
     bench.host.say(bench.domain, "Kernel panic\x1b[31m - not syncing\n")
-    assert bench.executor.console_tail(bench.member).endswith("Kernel panic[31m - not syncing")
+    assert bench.executor.console_tail(bench.member, bench.wanted).endswith("Kernel panic[31m - not syncing")
 
 
 def test_a_host_that_is_not_configured_any_more_is_named_with_its_fix(bench: Bench) -> None:
