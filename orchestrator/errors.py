@@ -6,7 +6,11 @@ UnderstudyError             something the operator asked for could not be done
 ├── Conflict                the wish collides with what is there (exit 2)
 ├── HostError               a host or its libvirt refused or failed
 │   ├── HostUnreachable     the host does not answer: what is on it is unknown, not absent
-│   └── HostFull            no room (disk, memory) for what was asked
+│   ├── HostFull            no room (disk, memory) for what was asked
+│   ├── DiskLost            the ephemeral disk of a machine is gone: it can only be made anew
+│   ├── BaseLost            the base disk of a machine is gone: it can be brought again
+│   └── GoldenUnusable      there is no golden image to fork from, or none can be taken: machines boot
+│       └── GoldenTooEarly  none can be taken yet: it is tried again in a moment
 ├── ImageRefused            the file is not an image we accept
 ├── DownloadFailed          a server did not give the file that was asked for
 │   └── DownloadCut         the connection failed or the server was busy; asking again may go on
@@ -16,9 +20,11 @@ UnderstudyError             something the operator asked for could not be done
 │   ├── ConnectionLost      the guest went away under a command; it may come back
 │   ├── AgentAbsent         no guest agent answers
 │   ├── HookFailed          on_claim or on_drain failed, or was not done in time
+│   ├── ForkFailed          a fork could not be told who it is, or does not serve
 │   ├── SetupFailed         the unattended setup reported an error
 │   └── NeverReady          the services did not answer in time
 ├── StoreError              the store cannot be read or written
+│   └── StoreLost           its file was taken away or replaced while it was open
 ├── Interrupted             work was cancelled because it is no longer wanted (never shown)
 │   └── LeaseLost           another process is the controller now: what this one decided is void
 └── TimedOut                the world did not match the wish in time (exit 3)
@@ -67,6 +73,22 @@ class HostFull(HostError):
     pass
 
 
+class DiskLost(HostError):
+    pass
+
+
+class BaseLost(HostError):
+    pass
+
+
+class GoldenUnusable(HostError):
+    pass
+
+
+class GoldenTooEarly(GoldenUnusable):
+    pass
+
+
 class ImageRefused(UnderstudyError):
     exit_code = 2
 
@@ -103,6 +125,10 @@ class HookFailed(GuestError):
     pass
 
 
+class ForkFailed(GuestError):
+    pass
+
+
 class SetupFailed(GuestError):
     pass
 
@@ -112,6 +138,10 @@ class NeverReady(GuestError):
 
 
 class StoreError(UnderstudyError):
+    pass
+
+
+class StoreLost(StoreError):
     pass
 
 

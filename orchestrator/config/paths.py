@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.config.state_dir import COMMAND_SOCKETS
 from orchestrator.errors import UnderstudyError
 
 _MAX_SOCKET_PATH = 90  # of the 107 that unix(7) allows; HAProxy adds a suffix of its own
@@ -36,6 +36,21 @@ class StatePaths:
     @property
     def operator_key(self) -> Path:
         return self.keys / "operator_ed25519"
+
+    @property
+    def identity(self) -> Path:
+        """The installation's name, for the day on which the store is lost."""
+        return self.private / "installation"
+
+    @property
+    def declarations(self) -> Path:
+        """Copies of what was declared, one file for each scale set."""
+        return self.private / "declarations"
+
+    @property
+    def image_records(self) -> Path:
+        """Descriptions of the images, one file for each version."""
+        return self.private / "image-records"
 
     @property
     def images(self) -> Path:
@@ -69,6 +84,16 @@ class StatePaths:
         """Sockets on which controllers are told of new wishes."""
         return self.root / "private" / "doorbells"
 
+    @property
+    def command_sockets(self) -> Path:
+        """Sockets of processes that run commands for others."""
+        return self.root / COMMAND_SOCKETS
+
+    @property
+    def private_rooms(self) -> tuple[Path, ...]:
+        """Those whose files belong to a backup."""
+        return self.keys, self.uploads, self.secrets, self.declarations, self.image_records
+
     def ensure(self) -> None:
         """Make the directories with their modes. Raises UnderstudyError naming the fix."""
         if len(str(self.haproxy / "stats.sock")) > _MAX_SOCKET_PATH:
@@ -80,19 +105,10 @@ class StatePaths:
             for path, mode in ((self.root, 0o711), (self.images, 0o711), (self.private, 0o700)):
                 path.mkdir(parents=True, exist_ok=True)
                 path.chmod(mode)
-            for path in (self.keys, self.uploads, self.secrets, self.haproxy, self.work):
+            for path in (*self.private_rooms, self.haproxy, self.work):
                 path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise UnderstudyError(
                 f"cannot use the state directory {self.root}: {error.strerror}",
                 "give another with --state-dir or UNDERSTUDY_STATE_DIR",
             ) from error
-
-
-def default_state_dir() -> Path:
-    """`UNDERSTUDY_STATE_DIR`, else /var/lib/understudy for root, else the XDG data folder."""
-    if chosen := os.environ.get("UNDERSTUDY_STATE_DIR"):
-        return Path(chosen)
-    if os.geteuid() == 0:
-        return Path("/var/lib/understudy")
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "understudy"

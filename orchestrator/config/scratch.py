@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIXES = ("import-", "build-", "recipe-", "preview-", "ssh-")
+PREFIXES = ("import-", "build-", "recipe-", "preview-", "ssh-", "backup-", "restore-")
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ applied, whatever became of its file.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from orchestrator.config.rooms import write_kept
 from orchestrator.errors import NotFound, SpecError
 from orchestrator.models.redaction import NOTHING, SHORTEST, Redaction
 from orchestrator.models.spec import ScaleSetSpec
@@ -104,17 +104,8 @@ def keep_secrets(spec: ScaleSetSpec, digest_of: SecretDigest, store: Path | None
 def _keep(secret: str, digest_of: SecretDigest, store: Path | None) -> str:
     digest = digest_of(secret)
     if store is not None:
-        _write_private(store / digest, secret)
+        write_kept(store / digest, secret.encode())
     return digest
-
-
-def _write_private(file: Path, secret: str) -> None:
-    """Whole or not at all, and 0600 from the first byte."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(secret.encode())
-    partial.rename(file)
 
 
 def read_administrator_password(spec: ScaleSetSpec, store: Path) -> str:
@@ -156,19 +147,8 @@ def redaction_of(spec: ScaleSetSpec, store: Path) -> Redaction:
 
 
 def prune_secrets(specs: Iterable[ScaleSetSpec], store: Path) -> None:
-    """Remove the secrets that no set needs any more. Call it within `hold_secrets`."""
+    """Remove the secrets that no set needs any more. Call it within `hold_rooms`."""
     needed = {digest for spec in specs for digest in spec.setup.secret_digests()}
     for file in store.iterdir():
         if file.name not in needed:
             file.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def hold_secrets(store: Path) -> Iterator[None]:
-    """Nobody else prunes: a password that is kept may be declared before anybody takes it for unneeded."""
-    descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from orchestrator.config.explain import explain
 from orchestrator.errors import SpecError
-from orchestrator.models.units import Duration
+from orchestrator.models.naming import OWN_FILTER
+from orchestrator.models.units import Duration, Percent
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
 
@@ -45,7 +46,7 @@ class NetworkSettings(_Part):
     name: str = ""
     range: str = "127.77.0.0/16"
     outbound: bool = False
-    filter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = "clean-traffic"
+    filter: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = OWN_FILTER
 
     @field_validator("range")
     @classmethod
@@ -60,15 +61,17 @@ class NetworkSettings(_Part):
 class LimitSettings(_Part):
     """`parallel`: works under way at once per host. `memory_ratio`: committed to physical memory.
 
-    `repair_patience`: how long services are silent before an instance is repaired, at least.
+    `repair_patience`: how long services are silent before an instance is repaired, at least. `golden_free`: share
+    of a storage pool's file system that stays free when a golden image is taken.
     """
 
-    parallel: Annotated[int, Field(ge=1, le=256)] = 4
+    parallel: Annotated[int, Field(ge=1, le=256)] = 8
     memory_ratio: Annotated[float, Field(gt=0, le=16)] = 1.0
     retry_pause: Annotated[Duration, Field(gt=0)] = 30.0
     retry_pause_max: Annotated[Duration, Field(gt=0)] = 600.0
     repair_patience: Annotated[Duration, Field(gt=0)] = 15.0
     shutdown_timeout: Annotated[Duration, Field(gt=0)] = 60.0
+    golden_free: Percent = 10
 
 
 class PriceSettings(_Part):

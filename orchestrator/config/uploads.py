@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from orchestrator.config.rooms import write_kept
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec, UploadSource
 
@@ -36,7 +37,7 @@ def upload_archive(store: Path, digest: str) -> Path:
 
 def prune_uploads(specs: Iterable[ScaleSetSpec], store: Path) -> None:
     """Remove the archives that no set needs any more, and what was left of packing one. Call it within
-    `hold_secrets`."""
+    `hold_rooms`."""
     needed = {upload_archive(store, digest).name for spec in specs for digest in spec.setup.upload_digests()}
     for archive in store.iterdir():
         if archive.name not in needed:
@@ -62,10 +63,7 @@ def _pack(upload: UploadSource, store: Path) -> str:
     digest = hashlib.sha256(content).hexdigest()
     target = upload_archive(store, digest)
     if not target.exists():
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.chmod(0o600)
-        partial.rename(target)
+        write_kept(target, content)
     return digest
 
 

@@ -65,6 +65,7 @@ TABLE: dict[Phase, dict[Power, Action]] = {
 # What an effect that succeeded makes of its member; None: the record goes too.
 AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.CREATING, EffectKind.CREATE): Phase.PROVISIONING,
+    (Phase.CREATING, EffectKind.FORK): Phase.PROVISIONING,
     (Phase.PROVISIONING, EffectKind.PROVISION): Phase.READY,
     (Phase.STARTING, EffectKind.START): Phase.STARTING,
     (Phase.STARTING, EffectKind.AWAIT): Phase.READY,
@@ -80,6 +81,9 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
     (Phase.STANDBY, EffectKind.TELL): Phase.STANDBY,
     (Phase.IN_SERVICE, EffectKind.TELL): Phase.IN_SERVICE,
     (Phase.DRAINING, EffectKind.TELL): Phase.DRAINING,
+    (Phase.STANDBY, EffectKind.TAKE_GOLDEN): Phase.STANDBY,
+    (Phase.PARKING, EffectKind.TAKE_GOLDEN): Phase.PARKING,
+    (Phase.IN_SERVICE, EffectKind.TAKE_GOLDEN): Phase.IN_SERVICE,
     (Phase.DELETING, EffectKind.DESTROY): None,
     (Phase.FAILED, EffectKind.DESTROY): Phase.FAILED,
 }
@@ -88,6 +92,7 @@ AFTER_SUCCESS: dict[tuple[Phase, EffectKind], Phase | None] = {
 FATAL = frozenset(
     {
         (Phase.CREATING, EffectKind.CREATE),
+        (Phase.CREATING, EffectKind.FORK),  # if no golden image can be used, the machine boots instead
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
         (Phase.STARTING, EffectKind.TELL),  # on_claim; of a claimed member the claim fails instead

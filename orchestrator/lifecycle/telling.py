@@ -38,6 +38,13 @@ def can_be_told(spec: ScaleSetSpec) -> bool:
     return spec.setup.answer_file == "cloud-init"
 
 
+def has_done_with_seed(spec: ScaleSetSpec) -> bool:
+    """Whether no machine of this set needs its seed once it is ready. Of a Windows guest only probes tell that."""
+    if spec.setup.keep_seed or spec.setup.answer_file == "none":
+        return False
+    return can_be_told(spec) or bool(spec.readiness)
+
+
 def guest_phase(member: Member) -> GuestPhase:
     """What the member's guest should read."""
     if member.phase is Phase.DRAINING:
@@ -85,4 +92,5 @@ def tell_script(phase: GuestPhase) -> str:
     """A shell script that makes the phase file say so, in one moment."""
     beside = f"{PHASE_FILE}.$$"
     folder = PHASE_FILE.rpartition("/")[0]
-    return f"umask 022; mkdir -p {folder} && printf '{phase.value}\\n' > {beside} && mv -f {beside} {PHASE_FILE}"
+    there_is = f"[ -d {folder} ] || mkdir -p {folder}"
+    return f"umask 022; {there_is} && printf '{phase.value}\\n' > {beside} && mv -f {beside} {PHASE_FILE}"

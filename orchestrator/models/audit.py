@@ -9,6 +9,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     MACHINE = "machine"
     VOLUME = "volume"
+    SEED = "seed"  # answer files, with what is secret in them
     DRIVE = "drive"
     REMNANT = "remnant"  # a memory image, UEFI variables, a TPM's state without its machine
     RESERVATION = "reservation"
@@ -18,6 +19,7 @@ class Kind(StrEnum):
     SCRATCH = "scratch"
     UPLOAD = "upload"
     SECRET = "secret"  # noqa: S105 - the word, not one
+    COPY = "copy"  # what is kept beside the store for the day on which it is lost
     PROBE = "probe"  # the guest by which KVM is tried
     SET = "set"
     STORE = "store"

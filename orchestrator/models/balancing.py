@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from json import dumps
 from typing import Literal
 
@@ -50,7 +50,7 @@ class BalancerConfig:
 
     def digest(self) -> str:
         """12 hex digits; the configuration file carries them, so that file and wish can be compared."""
-        return hashlib.sha256(dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(dumps(self, default=vars, sort_keys=True).encode()).hexdigest()[:12]
 
     def server_states(self) -> dict[tuple[str, str], Rotation]:
         """(backend, member) -> state, as `BalancerSighting.servers` is keyed."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from orchestrator.models.members import Image
+from orchestrator.models.members import Image, Role
+from orchestrator.models.ownership import OwnerTag, TagState
 from orchestrator.models.spec import DiskBus, Firmware, NicModel
 from orchestrator.models.storage import ExtraDisk
 
@@ -39,7 +40,8 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """Everything that makes one machine. Sizes are bytes; `disk` None keeps the image's virtual size."""
+    """Everything that makes one machine. Sizes are bytes; `disk` None keeps the image's virtual size. `role` and
+    `created_at` are its member's. `forked`: it goes on from the golden image of its model."""
 
     domain: str
     uuid: str
@@ -55,6 +57,25 @@ class Blueprint:
     nic: Nic
     hardware: Hardware = field(default_factory=Hardware)
     disks: tuple[ExtraDisk, ...] = ()
+    role: Role = Role.INSTANCE
+    created_at: float = 0.0
+    forked: bool = False
+
+    def tag(self) -> OwnerTag:
+        return OwnerTag(
+            installation=self.installation,
+            set_name=self.set_name,
+            member=self.member,
+            incarnation=self.incarnation,
+            model=self.model,
+            image=self.image.ref,
+            digest=self.image.digest,
+            role=self.role,
+            state=TagState.NEW,
+            address=self.nic.address,
+            created_at=self.created_at,
+            forked=self.forked,
+        )
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ class Member:
 
     `parked` is the state a pool member is, or is being, parked in; a claimed one keeps it until it is in service.
     `failures` counts tries that did not help, `restarts` those of its guest during setup. `unhealthy_since` is
-    when its services were first seen not to answer, None while they do. `told` is what its guest was told since
+    when its services were first seen not to answer, None while they do; of a starting one, since when it is held
+    out of rotation because it restarts over and over. `told` is what its guest was told since
     it booted, `entered` whether this body has been in service, or has run on_claim. `storage_since` is the
     incarnation with which its local storage began, `drives` are those it holds.
     """

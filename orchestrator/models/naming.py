@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import uuid
 
+OWN_FILTER = "understudy-clean"
+"""libvirt's network filter that the product brings. What it lets through never changes under this name: all
+installations on a host share it."""
+
 
 def domain_name(prefix: str, member: str) -> str:
     """libvirt domain of a member; the same for every incarnation."""
@@ -15,8 +19,21 @@ def overlay_volume(domain: str, incarnation: int) -> str:
     return f"{domain}.{incarnation}.qcow2"
 
 
+SEED_ENDING = ".seed.iso"
+
+
 def seed_volume(domain: str, incarnation: int) -> str:
-    return f"{domain}.{incarnation}.seed.iso"
+    return f"{domain}.{incarnation}{SEED_ENDING}"
+
+
+def grown_volume(domain: str, incarnation: int) -> str:
+    """What a machine writes since its overlay was frozen for a golden image."""
+    return f"{domain}.{incarnation}.top.qcow2"
+
+
+def fork_memory(domain: str, incarnation: int) -> str:
+    """The memory image from which a fork goes on; there is none once it does."""
+    return f"{domain}.{incarnation}.mem"
 
 
 def console_volume(domain: str, incarnation: int) -> str:
@@ -26,6 +43,21 @@ def console_volume(domain: str, incarnation: int) -> str:
 def image_volume(prefix: str, digest: str) -> str:
     """Base disk of a host, named by content."""
     return f"{prefix}-image-{digest}.qcow2"
+
+
+def golden_disk(prefix: str, model: str, serial: int) -> str:
+    """The frozen overlay of a model's golden image; `serial` tells apart those that a host has had, from 1 on."""
+    return f"{prefix}-golden-{model}.{serial}.qcow2"
+
+
+def golden_memory(prefix: str, model: str, serial: int) -> str:
+    """Its memory image."""
+    return f"{prefix}-golden-{model}.{serial}.mem"
+
+
+def golden_mark(prefix: str, model: str, serial: int) -> str:
+    """What says that it is complete."""
+    return f"{prefix}-golden-{model}.{serial}.json"
 
 
 def local_volumes(prefix: str, member: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 
 class Power(StrEnum):
@@ -20,18 +21,23 @@ class Power(StrEnum):
 
 @dataclass(frozen=True)
 class MachineSighting:
-    """One domain that carries our owner tag. `rebooted`: its guest restarted since the last look."""
+    """One domain that carries our owner tag. `rebooted`: its guest restarted since the last look.
+    `halted`: it runs, but was paused because its host could not write its disk. `forked`: its body went on from a
+    golden image."""
 
     domain: str
     member: str
     incarnation: int
     power: Power
     rebooted: bool = False
+    halted: bool = False
+    forked: bool = False
 
 
 @dataclass(frozen=True)
 class HostSighting:
-    """One host. `answers` False means everything on it is unknown. Memory is bytes."""
+    """One host. `answers` False means everything on it is unknown. Memory is bytes. `goldens`: models of which it
+    has a complete golden image. `emulates`: whether its guests are emulated; None: nobody knows yet."""
 
     name: str
     zone: str
@@ -40,7 +46,9 @@ class HostSighting:
     memory_total: int = 0
     memory_free: int = 0
     cpus: int = 0
+    emulates: bool | None = False
     machines: Mapping[str, MachineSighting] = field(default_factory=dict)  # by domain name
+    goldens: frozenset[str] = frozenset()
 
 
 class Rotation(StrEnum):
@@ -75,8 +83,16 @@ class BalancerSighting:
 
 @dataclass(frozen=True)
 class Observed:
-    """The world at one moment. `silent`: members that do not pass a readiness probe the balancer does not ask."""
+    """The world at one moment. `silent`: members that do not pass a readiness probe the balancer does not ask.
+    `troubled`: members whose host failed twice to do what is due, with its words."""
 
     hosts: Mapping[str, HostSighting]
     balancer: BalancerSighting
     silent: frozenset[str] = frozenset()
+    troubled: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def halted(self) -> frozenset[str]:
+        """Members whose machine is paused because its disk cannot be written."""
+        machines = (seen for host in self.hosts.values() for seen in host.machines.values())
+        return frozenset(seen.member for seen in machines if seen.halted)

@@ -92,6 +92,7 @@ class Step(_Part):
         return self
 
 
+_INSTANCE = re.compile(r"\binstance\b")
 SecretName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 
 
@@ -104,7 +105,8 @@ class SecretSpec(_Part):
 
 class SetupSpec(_Part):
     """How a machine is set up on first boot. `restarts`: how often setup itself restarts the guest; `keep_seed`:
-    its image needs the seed at later boots, too. `secrets`: for user data, and taken out of what guests say."""
+    its image needs the seed at later boots, too. `secrets`: for user data, and taken out of what guests say.
+    `fork`: whether machines are made of the memory of one that was set up before (None: with cloud-init)."""
 
     answer_file: Literal["cloud-init", "unattend", "none"] = "cloud-init"
     user_data: dict[str, Any] | str | None = None
@@ -114,6 +116,7 @@ class SetupSpec(_Part):
     steps: tuple[Step, ...] = ()
     windows: WindowsSpec | None = None
     keep_seed: Annotated[bool, Field(strict=True)] = False
+    fork: Annotated[bool, Field(strict=True)] | None = None
     secrets: Annotated[dict[SecretName, SecretSpec], Field(max_length=32)] = {}
 
     @model_validator(mode="after")
@@ -139,12 +142,34 @@ class SetupSpec(_Part):
             raise ValueError("'windows' needs 'answer_file: unattend'")
         return self
 
+    @model_validator(mode="after")
+    def _can_fork(self) -> SetupSpec:
+        if self.answer_file != "cloud-init" and self.fork:
+            raise ValueError("'fork: true' needs 'answer_file: cloud-init' (a fork is told who it is)")
+        if self.keep_seed and self.fork:
+            raise ValueError("'fork: true' and 'keep_seed: true' do not go together: a fork has no seed")
+        return self
+
     def secret_digests(self) -> frozenset[str]:
         """Of everything secret that is kept for it."""
         named = [secret.digest for secret in self.secrets.values()]
         if self.windows is not None:
             named.append(self.windows.administrator_password_digest)
         return frozenset(digest for digest in named if digest is not None)
+
+    @property
+    def forks(self) -> bool:
+        """Whether machines may be forks, as far as the setup goes. What a guest's user data says about the one
+        instance that it was made for would be wrong in every fork of it."""
+        is_fit = self.answer_file == "cloud-init" and not self.keep_seed
+        return is_fit and (self.fork or (self.fork is None and not self._names_the_instance()))
+
+    def _names_the_instance(self) -> bool:
+        """User data that Jinja2 fills with a word of one instance."""
+        text = (
+            self.user_data if isinstance(self.user_data, str) else json.dumps(self.user_data, ensure_ascii=False)
+        )
+        return ("{{" in text or "{%" in text) and _INSTANCE.search(text) is not None
 
     def upload_digests(self) -> frozenset[str]:
         """Of the archives that are kept for its steps."""
@@ -344,6 +369,8 @@ class ScaleSetSpec(_Part):
             raise ValueError("a 'command' probe needs 'answer_file: cloud-init' (it runs over SSH)")
         if self.setup.answer_file != "cloud-init" and (self.hooks.on_claim or self.hooks.on_drain):
             raise ValueError("'hooks' need 'answer_file: cloud-init' (they run over SSH)")
+        if self.setup.fork and self.local_storage is not None:
+            raise ValueError("'setup.fork: true' and 'local_storage' do not go together: machines with it boot")
         refuse_bad_storage(self.local_storage, self.drives, self.setup.answer_file)
         return self
 
@@ -360,9 +387,11 @@ class ScaleSetSpec(_Part):
         return json.dumps(self.model_dump(mode="json", by_alias=True), sort_keys=True)
 
 
-# Of the setup: how long it may take, and the files that uploads and secrets came from (these have digests).
+# Of the setup: how long it may take, by which way a machine comes to the same, and the files that uploads and
+# secrets came from (these have digests).
 _NO_SHAPE: Any = {
     "timeout": True,
+    "fork": True,
     "steps": {"__all__": {"upload": {"source"}}},
     "windows": {"administrator_password_file"},
     "secrets": {"__all__": {"file"}},

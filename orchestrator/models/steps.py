@@ -15,6 +15,7 @@ from orchestrator.models.members import Member, Phase, PoolCondition, PoolState,
 
 class EffectKind(StrEnum):
     CREATE = "create"  # overlay, seed, domain, started
+    FORK = "fork"  # the same from its model's golden image, instead of a boot
     PROVISION = "provision"  # setup result, steps, readiness
     START = "start"  # the domain is started
     AWAIT = "await"  # readiness of a machine set up before
@@ -22,6 +23,7 @@ class EffectKind(StrEnum):
     SHUT_DOWN = "shut_down"  # clean, by force after a deadline
     HIBERNATE = "hibernate"  # memory to disk, then off
     DESTROY = "destroy"  # domain, disks, seed, console log
+    TAKE_GOLDEN = "take_golden"  # memory and disk kept as its model's golden image; the machine goes on
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Claim:
 class Advance:
     """Record a member's next phase. `new_body` starts a new incarnation, `new_storage` new local storage with it;
     `answered` clears its request; `parked` is the state in which a pool member is parked; `is_repair` counts one
-    more try."""
+    more try; `is_held` keeps a guest that restarts over and over out of rotation for a pause."""
 
     member: Member
     phase: Phase
@@ -60,6 +62,7 @@ class Advance:
     parked: PoolState | None = None
     is_repair: bool = False
     new_storage: bool = False
+    is_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,16 @@ class NoteRollout:
 
 
 @dataclass(frozen=True)
+class NoteWait:
+    """Record why machines of a set are not begun yet: `why` with each member, `reason` in one event."""
+
+    set_name: str
+    members: tuple[Member, ...]
+    why: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Renew:
     """Record that an instance of an older model gets a new machine under its name."""
 
@@ -171,6 +184,24 @@ class RemoveLeak:
 
 
 @dataclass(frozen=True)
+class RemoveGolden:
+    """Remove a host's golden image of a model that nothing there is of any more."""
+
+    host: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Let a machine go on that was paused because its disk could not be written. It may be paused again."""
+
+    host: str
+    domain: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class ConvergeBalancer:
     """Make the running load balancer and its file equal to `config`."""
 
@@ -190,17 +221,19 @@ RecordStep = (
     | Settle
     | NotePool
     | NoteRollout
+    | NoteWait
     | ForgetSet
 )
-Note = Settle | NotePool | NoteRollout | NoteHealth
+Note = Settle | NotePool | NoteRollout | NoteHealth | NoteWait
 """What is only told: nothing would be done to the world."""
-Step = RecordStep | Effect | Interrupt | RemoveLeak | ConvergeBalancer
+Step = RecordStep | Effect | Interrupt | RemoveLeak | RemoveGolden | Resume | ConvergeBalancer
 
 
 def set_of(step: Step) -> str:
-    """Name of the scale set a step is about; empty for the load balancer and for leaks, which are no set's."""
+    """Name of the scale set a step is about; empty for the load balancer and for what is done to a
+    machine as its host shows it."""
     match step:
-        case Admit() | Settle() | NotePool() | NoteRollout() | ForgetSet():
+        case Admit() | Settle() | NotePool() | NoteRollout() | NoteWait() | ForgetSet():
             return step.set_name
         case (
             Claim()

@@ -51,8 +51,9 @@ class Reservation:
 
 @dataclass(frozen=True)
 class HostStock:
-    """One host. `volumes`: name -> path, of our storage pool in directory `pool`. `reserves`: its guests' network
-    has DHCP entries at all."""
+    """One host. `volumes`: name -> path, of our storage pool in directory `pool`. `in_use`: files of all domains,
+    whatever they are called. `seeds`: volumes of seeds that can be read still; one that a guest did not let go
+    of is empty. `reserves`: its guests' network has DHCP entries at all."""
 
     name: str
     domains: Mapping[str, DomainStock]
@@ -61,17 +62,21 @@ class HostStock:
     reservations: tuple[Reservation, ...] = ()
     remnants: tuple[Remnant, ...] = ()
     reserves: bool = False
+    in_use: frozenset[str] = frozenset()
+    seeds: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class StateStock:
     """The state directory: digests of the images kept, names of scratch directories that nobody works in any more,
-    names of upload archives and of passwords."""
+    names of upload archives and of passwords. `copies`: descriptions of images (`image-records/NAME@VERSION.json`)
+    and whatever copy was never finished. Declarations are not counted: what they lack or have is the store's."""
 
     images: frozenset[str] = frozenset()
     scratch: frozenset[str] = frozenset()
     uploads: frozenset[str] = frozenset()
     secrets: frozenset[str] = frozenset()
+    copies: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

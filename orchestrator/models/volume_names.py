@@ -6,18 +6,21 @@ import re
 from dataclasses import dataclass
 
 _MEMBER = r"[a-z](?:[a-z0-9-]*[a-z0-9])?-[a-z0-9]{5}"
-_BODY = re.compile(rf"({_MEMBER})\.(\d+)\.(?:qcow2|seed\.iso|console\.log(?:\.\d+)?)")
-_LOCAL = re.compile(rf"local\.({_MEMBER})\.(\d+)\.raw")
-_DRIVE = re.compile(r"drive\.([a-z0-9-]+)\.([a-z0-9-]+)\.(\d+)\.raw")
+_NUMBER = r"(0|[1-9][0-9]*)"  # as it is written: no other name means the same
+_BODY = re.compile(rf"({_MEMBER})\.{_NUMBER}\.(?:(?:top\.)?qcow2|seed\.iso|console\.log(?:\.[0-9]+)?|(mem))")
+_LOCAL = re.compile(rf"local\.({_MEMBER})\.{_NUMBER}\.raw")
+_DRIVE = re.compile(rf"drive\.([a-z0-9-]+)\.([a-z0-9-]+)\.{_NUMBER}\.raw")
 _IMAGE = re.compile(r"image-([0-9a-f]{64})\.qcow2(\.verified)?")
+_GOLDEN = re.compile(r"golden-([0-9a-f]{16})\.([1-9][0-9]*)\.(qcow2|mem|json)")
 
 
 @dataclass(frozen=True)
 class BodyVolume:
-    """Overlay, seed or console log of one incarnation."""
+    """Overlay, seed or console log of one incarnation; or, with `is_memory`, what it goes on from as a fork."""
 
     member: str
     incarnation: int
+    is_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,21 @@ class ImageVolume:
 
 
 @dataclass(frozen=True)
+class GoldenVolume:
+    """Part of a model's golden image. `kind`: qcow2 is its frozen overlay, mem its memory, json says that it is
+    complete."""
+
+    model: str
+    serial: int
+    kind: str
+
+
+@dataclass(frozen=True)
 class ProbeVolume:
     """The disk of the guest by which KVM is tried."""
 
 
-VolumeName = BodyVolume | LocalVolume | DriveVolume | ImageVolume | ProbeVolume
+VolumeName = BodyVolume | LocalVolume | DriveVolume | ImageVolume | GoldenVolume | ProbeVolume
 
 
 def parse_volume(prefix: str, name: str) -> VolumeName | None:
@@ -59,7 +72,9 @@ def parse_volume(prefix: str, name: str) -> VolumeName | None:
     if found := _IMAGE.fullmatch(rest):
         return ImageVolume(found[1], is_mark=found[2] is not None)
     if found := _BODY.fullmatch(rest):
-        return BodyVolume(found[1], int(found[2]))
+        return BodyVolume(found[1], int(found[2]), is_memory=found[3] is not None)
+    if found := _GOLDEN.fullmatch(rest):
+        return GoldenVolume(found[1], int(found[2]), found[3])
     if found := _LOCAL.fullmatch(rest):
         return LocalVolume(found[1], int(found[2]))
     if found := _DRIVE.fullmatch(rest):

@@ -13,12 +13,19 @@ from orchestrator.models.audit import Fault, Finding, Kind, Remedy
 from orchestrator.models.members import Image, Member, Phase, ScaleSet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.stock import Stock
-from orchestrator.planner.audit_hosts import Books, HostView, audit_host, strangers
+from orchestrator.planner.audit_hosts import Books, HostView, audit_host, unheard_of
 from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.strangers import FIX, stranger_words, strangers
 from orchestrator.planner.world import sighting_of
 
 _REMOVED = "audit --fix removes it"
 _CONVERGED = "audit --fix, or any controller, puts it right"
+_CONVERGED_BY_ANOTHER = "the controller at work puts it right: it alone changes HAProxy"
+_BY_HAND = (
+    "nothing is removed while it may be older than what exists: bring the newest back, or remove these by hand"
+)
+_FIXING = frozenset({Remedy.REMOVE, Remedy.CONVERGE})
+_ACTING = _FIXING | {Remedy.CONTROLLER}
 
 
 def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
@@ -32,25 +39,43 @@ def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
         for finding in audit_host(HostView(books, host, powers, stock.is_worked_on))
     ]
     found += [*_balancer(books, stock), *_state(books, stock), *_homeless(books, stock)]
+    if stock.is_worked_on:
+        found = [_left_to_the_controller(one) for one in found]
     if not stock.is_worked_on:
         found += _unfinished(books, stock)
-    if doubtful := sorted(name for host in stock.hosts.values() for name in strangers(books, host)):
-        found = [*map(_left_alone, found), _doubt(doubtful)]
+    if why := _why_held(books, stock):
+        found = [*(_left_alone(one, _ACTING) for one in found), _of_store(why, FIX)]
+    elif doubtful := sorted(name for host in stock.hosts.values() for name in unheard_of(books, host)):
+        found = [*(_left_alone(one, _FIXING) for one in found), _of_store(_never_told_of(doubtful), _BY_HAND)]
     return tuple(sorted(found, key=lambda one: (one.kind, one.host, one.name)))
 
 
-def _doubt(names: list[str]) -> Finding:
-    wrong = f"it was never told of {names[0]}"
-    wrong += f" and {len(names) - 1} more that exist" if len(names) > 1 else ", which exists"
-    fix = "nothing is removed while it may be older than what exists: bring the newest back"
+def _why_held(books: Books, stock: Stock) -> str:
+    """Why no controller does anything either (`planner.strangers`)."""
+    found = strangers(books.desired, stock.observed)
+    return books.desired.hold or (stranger_words(found) if found else "")
+
+
+def _never_told_of(names: list[str]) -> str:
+    rest = f" and {len(names) - 1} more that exist" if len(names) > 1 else ", which exists"
+    return f"it was never told of {names[0]}{rest}"
+
+
+def _of_store(wrong: str, fix: str) -> Finding:
     return Finding(Kind.STORE, Fault.WRONG, "store", "", wrong, fix, Remedy.OPERATOR)
 
 
-def _left_alone(finding: Finding) -> Finding:
+def _left_alone(finding: Finding, remedies: frozenset[Remedy]) -> Finding:
     """Scratch and processes are nobody's, whatever the store knows."""
-    if not finding.is_fixable or finding.kind in (Kind.SCRATCH, Kind.PROCESS, Kind.PROBE):
+    if finding.remedy not in remedies or finding.kind in (Kind.SCRATCH, Kind.PROCESS, Kind.PROBE):
         return finding
     return replace(finding, remedy=Remedy.OPERATOR, fix="left alone: see the finding about the store")
+
+
+def _left_to_the_controller(finding: Finding) -> Finding:
+    if finding.remedy is not Remedy.CONVERGE:
+        return finding
+    return replace(finding, remedy=Remedy.CONTROLLER, fix=_CONVERGED_BY_ANOTHER)
 
 
 def _here(kind: Kind, fault: Fault, name: str, wrong: str) -> Finding:
@@ -105,6 +130,9 @@ def _state(books: Books, stock: Stock) -> Iterator[Finding]:
         yield _here(Kind.IMAGE, Fault.LEFT_OVER, digest, "no image has that content")
     for name in sorted(state.scratch):
         yield _here(Kind.SCRATCH, Fault.LEFT_OVER, name, "the command that worked in it is gone")
+    described = {f"image-records/{one.name}@{one.version}.json" for one in books.images}
+    for name in sorted(state.copies - described):
+        yield _here(Kind.COPY, Fault.LEFT_OVER, name, "it describes no image, or was never finished")
     if stock.is_worked_on and any(map(_is_unsettled, books.desired.sets)):
         return  # who is at it may need them, or removes them in the end
     for name in sorted(state.uploads - needed_files(Kind.UPLOAD, books.images, books.desired.sets)):

@@ -11,15 +11,25 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from orchestrator.lifecycle.table import AT_REST
+from orchestrator.lifecycle.telling import has_done_with_seed, is_untold
 from orchestrator.models.audit import Fault, Finding, Kind, Remedy
 from orchestrator.models.members import Image, Member, Phase, Role
-from orchestrator.models.naming import domain_name, drive_volume, image_volume, machine_mac, machine_uuid
+from orchestrator.models.naming import (
+    domain_name,
+    drive_volume,
+    golden_mark,
+    image_volume,
+    machine_mac,
+    machine_uuid,
+    seed_volume,
+)
 from orchestrator.models.sightings import Power
 from orchestrator.models.stock import DomainStock, HostStock, Remnant, RemnantKind
 from orchestrator.models.storage import Drive
 from orchestrator.models.volume_names import (
     BodyVolume,
     DriveVolume,
+    GoldenVolume,
     ImageVolume,
     LocalVolume,
     ProbeVolume,
@@ -35,12 +45,11 @@ _HEALED = "a controller heals it: understudy serve, or apply its file again"
 
 @dataclass(frozen=True)
 class Books:
-    """What is recorded. `known`: names of all members that there ever were, as far as anybody remembers."""
+    """What is recorded; `desired` with all members that were let go, as far back as that is remembered."""
 
     desired: Desired
     images: tuple[Image, ...]
     installation: str
-    known: frozenset[str] = frozenset()
 
     @cached_property
     def members(self) -> Mapping[str, Member]:
@@ -56,9 +65,15 @@ class Books:
         made = {one.image_digest for one in self.desired.members}
         return frozenset({one.digest for one in self.images} | made)
 
+    @cached_property
+    def models(self) -> frozenset[str]:
+        """Of which golden images may be needed."""
+        made = {one.model for one in self.desired.members}
+        return frozenset({one.model for one in self.desired.sets} | made)
+
     def is_known(self, member: str) -> bool:
         """There is, or was, such a member."""
-        return member in self.members or member in self.known
+        return member in self.members or member in self.desired.departed
 
     def domain(self, member: str) -> str:
         return domain_name(self.desired.prefix, member)
@@ -78,13 +93,10 @@ class HostView:
         given: dict[str, object] = {"fix": _BY_ITSELF, "remedy": Remedy.REMOVE, **more}
         return Finding(kind, fault, name, self.host.name, wrong, **given)  # type: ignore[arg-type]
 
-    @cached_property
-    def in_use(self) -> frozenset[str]:
-        """Files of the disks of any domain with our prefix, whosever it is."""
-        return frozenset(path for one in self.host.domains.values() for path in one.files)
-
     def is_ours(self, domain: DomainStock | None) -> bool:
-        return domain is not None and domain.installation == self.books.installation
+        """A copy that somebody made of our machine, under another name, has our tag too."""
+        is_tagged = domain is not None and domain.installation == self.books.installation
+        return is_tagged and domain is not None and domain.name == self.books.domain(domain.member)
 
 
 def audit_host(view: HostView) -> Iterator[Finding]:
@@ -92,20 +104,19 @@ def audit_host(view: HostView) -> Iterator[Finding]:
     yield from _machines_missing(view)
     yield from _volumes_there(view)
     yield from _volumes_missing(view)
+    yield from _seeds(view)
     yield from _drives(view)
     yield from _reservations(view)
     yield from _remnants(view)
 
 
-def strangers(books: Books, host: HostStock) -> Iterator[str]:
-    """What can only be there if the store is older than the host, or another's: machines and disks of members of
-    which it was never told, machines in our pool with the tag of another installation."""
+def unheard_of(books: Books, host: HostStock) -> Iterator[str]:
+    """What can only be there if the store is older than the host, or another's, beside the machines that keep a
+    controller from acting: disks of members of which it was never told, machines in our pool with the tag of
+    another installation."""
     for name, domain in host.domains.items():
         is_in_our_pool = any(path.startswith(f"{host.pool}/") for path in domain.files)
-        if domain.installation == books.installation:
-            if not books.is_known(domain.member):
-                yield name
-        elif domain.installation and is_in_our_pool:
+        if domain.installation not in ("", books.installation) and is_in_our_pool:
             yield name
     for name in host.volumes:
         match parse_volume(books.desired.prefix, name):
@@ -170,7 +181,7 @@ def _volumes_there(view: HostView) -> Iterator[Finding]:
         wrong = _why_left_over(view, name)
         if not wrong:
             continue
-        if path in view.in_use:
+        if path in view.host.in_use:
             fix = "a machine has it among its disks: it is left alone"
             yield view.find(Kind.VOLUME, Fault.WRONG, name, wrong, fix=fix, remedy=Remedy.OPERATOR)
             continue
@@ -182,8 +193,8 @@ def _volumes_there(view: HostView) -> Iterator[Finding]:
 def _why_left_over(view: HostView, name: str) -> str:
     """Empty if it is needed, may be needed, is a drive, or is none of our names."""
     match parse_volume(view.books.desired.prefix, name):
-        case BodyVolume(member, incarnation):
-            return _why_no_body(view, member, incarnation)
+        case BodyVolume(member, incarnation, is_memory):
+            return _why_no_body(view, member, incarnation) or _why_no_memory(view, member, is_memory)
         case LocalVolume(member, since):
             found = view.books.members.get(member)
             if found is None:
@@ -192,6 +203,8 @@ def _why_left_over(view: HostView, name: str) -> str:
             return f"{member} has another local storage since its body {found.storage_since}" if is_old else ""
         case ImageVolume(digest, is_mark):
             return _why_no_image(view, digest, is_mark)
+        case GoldenVolume(model, serial, _) if view.host.volumes[name] not in view.host.in_use:
+            return _why_no_golden(view, model, serial)
         case ProbeVolume() if f"{view.books.desired.prefix}-probe" not in view.host.domains:
             return "it was left when KVM was tried"
     return ""
@@ -204,6 +217,13 @@ def _why_no_body(view: HostView, member: str, incarnation: int) -> str:
     if found.phase in AT_REST and incarnation != found.incarnation:
         return f"it belongs to body {incarnation} of {member}, which has body {found.incarnation}"
     return ""
+
+
+def _why_no_memory(view: HostView, member: str, is_memory: bool) -> str:
+    """It is removed as soon as the fork has gone on from it."""
+    found = view.books.members.get(member)
+    is_left = is_memory and found is not None and found.phase in AT_REST
+    return f"{member} has gone on from it" if is_left else ""
 
 
 def _goes_with_its_machine(view: HostView, member: str) -> bool:
@@ -223,6 +243,20 @@ def _why_no_image(view: HostView, digest: str, is_mark: bool) -> str:
     if any(one.image_digest == digest for one in users):
         return ""  # uploaded anew with the next machine; what there is may be open
     return "its upload was cut short"
+
+
+def _why_no_golden(view: HostView, model: str, serial: int) -> str:
+    """Of a part that no machine is written over."""
+    if model not in view.books.models:
+        return f"no set and no member has model {model}"
+    prefix = view.books.desired.prefix
+    found = (parse_volume(prefix, name) for name in view.host.volumes)
+    serials = {one.serial for one in found if isinstance(one, GoldenVolume) and one.model == model}
+    complete = {one for one in serials if golden_mark(prefix, model, one) in view.host.volumes}
+    if serial < max(complete, default=0):
+        return "a newer golden image of that model has followed it"
+    is_cut_short = serial not in complete and not view.is_worked_on
+    return "its taking was cut short" if is_cut_short else ""
 
 
 def _volumes_missing(view: HostView) -> Iterator[Finding]:
@@ -247,6 +281,28 @@ def _volumes_missing(view: HostView) -> Iterator[Finding]:
             yield view.find(Kind.VOLUME, Fault.MISSING, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
 
 
+# ---- seeds ---------------------------------------------------------------------------------------------------
+
+
+def _seeds(view: HostView) -> Iterator[Finding]:
+    """Of machines that are set up, and keep a seed although they have done with it."""
+    sets = {one.name: one for one in view.books.desired.sets}
+    for name, member in sorted(view.books.members.items()):
+        seed = seed_volume(view.books.domain(name), member.incarnation)
+        if member.host != view.host.name or member.phase not in AT_REST or seed not in view.host.seeds:
+            continue
+        wanted = sets[member.set_name]
+        if member.model != wanted.model or not has_done_with_seed(wanted.spec):
+            continue
+        if member.phase is Phase.IN_SERVICE and is_untold(member, wanted):
+            continue  # it is taken out once its guest was told that it serves
+        wrong = f"{name} is set up, and its seed, with what is secret in it, can be read still"
+        # A memory image cannot be resumed without it.
+        more = {"fix": f"it goes when {name} is claimed", "remedy": Remedy.CONTROLLER}
+        is_saved = view.power.get(name) is Power.HIBERNATED
+        yield view.find(Kind.SEED, Fault.LEFT_OVER, seed, wrong, **(more if is_saved else {}))
+
+
 # ---- drives --------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +312,7 @@ def _drives(view: HostView) -> Iterator[Finding]:
     for name in sorted(view.host.volumes):
         parsed = parse_volume(books.desired.prefix, name)
         if isinstance(parsed, DriveVolume) and (parsed.set_name, parsed.name, parsed.slot) not in books.drives:
-            fix = "drives are never removed by an audit: remove the file by hand if nobody needs it"
+            fix = "drives are never removed by an audit: understudy adopt takes it in; or remove the file by hand"
             yield view.find(
                 Kind.DRIVE, Fault.LEFT_OVER, name, "no record names it", fix=fix, remedy=Remedy.OPERATOR
             )
@@ -302,7 +358,7 @@ def _reservations(view: HostView) -> Iterator[Finding]:
 def _remnants(view: HostView) -> Iterator[Finding]:
     """Of members that we know to have been ours, and of whose machine nothing else is there."""
     books = view.books
-    domains = {books.domain(name): name for name in books.known | books.members.keys()}
+    domains = {books.domain(name): name for name in books.desired.departed | books.members.keys()}
     uuids = {
         machine_uuid(books.installation, name, body): name
         for name in domains.values()

@@ -62,38 +62,41 @@ def is_free(drive: Drive) -> bool:
 class FreeDrives:
     """How many instances of a set would find all their drives on a host, counted down during one plan."""
 
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (set, host)
+    counts: dict[str, Counter[str]] = field(default_factory=dict)  # set -> host -> how many
 
     @classmethod
     def of(cls, desired: Desired, observed: Observed) -> FreeDrives:
         """Of hosts that answer only: what is on another cannot be taken now."""
         free = Counter((one.set_name, one.host, one.name) for one in desired.drives if is_free(one))
-        counts = {
-            (wanted.name, host.name): min(free[wanted.name, host.name, spec.name] for spec in wanted.spec.drives)
-            for wanted in desired.sets
-            if wanted.spec.drives
-            for host in observed.hosts.values()
-            if host.answers
-        }
-        return cls(Counter(counts))
+        answering = [host.name for host in observed.hosts.values() if host.answers]
+        counts = {}
+        for wanted in desired.sets:
+            names = [spec.name for spec in wanted.spec.drives]
+            if names:
+                each = {host: min(free[wanted.name, host, name] for name in names) for host in answering}
+                counts[wanted.name] = Counter(each)
+        return cls(counts)
+
+    def of_set(self, set_name: str) -> Counter[str]:
+        """By host."""
+        return self.counts.get(set_name, Counter())
 
     def hosts(self, set_name: str) -> set[str]:
-        return {host for (name, host), count in self.counts.items() if name == set_name and count > 0}
+        return {host for host, count in self.of_set(set_name).items() if count > 0}
 
     def total(self, set_name: str) -> int:
-        return sum(count for (name, _), count in self.counts.items() if name == set_name)
+        return self.of_set(set_name).total()
 
     def take(self, set_name: str, host: str) -> bool:
         """False if an instance there would get a new drive."""
-        found = self.counts[set_name, host] > 0
+        found = self.of_set(set_name)[host] > 0
         if found:
-            self.counts[set_name, host] -= 1
+            self.counts[set_name][host] -= 1
         return found
 
-    def first(self, ready: Sequence[Member]) -> Member | None:
-        """The first that would find its drives, else the first."""
-        finding = (one for one in ready if self.counts[one.set_name, one.host] > 0)
-        return next(finding, ready[0] if ready else None)
+    def finds(self, member: Member) -> bool:
+        """Whether the member would find its drives, if it were an instance now."""
+        return self.of_set(member.set_name)[member.host] > 0
 
 
 def held_back(

@@ -14,6 +14,7 @@ from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, retry_at
 from orchestrator.planner.balancer import servers_of
 from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.repair import gave_up
+from orchestrator.planner.restarts import held_until, is_held, plan_restarted
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class MemberPlan:
 
 @dataclass(frozen=True)
 class MemberView:
-    """All that decides about one member. `park_in` is the state a pool member is to be parked in."""
+    """All that decides about one member. `park_in` is the state a pool member is to be parked in; `may_fork`: its
+    next body can go on from a golden image; `has_host`: its host is one of those that are configured."""
 
     member: Member
     wanted: ScaleSet
@@ -37,11 +39,15 @@ class MemberView:
     now: float
     limits: RetryLimits
     park_in: PoolState
+    has_host: bool = True
+    may_fork: bool = False
 
 
 def plan_member(view: MemberView) -> MemberPlan:
     """What to do next about a member on which no work is under way."""
     member, sighting = view.member, view.sighting
+    if not view.has_host:
+        return _without_host(view)
     if sighting.power is Power.UNKNOWN:
         return MemberPlan(waiting=f"host {member.host} of {member.name} does not answer", is_stuck=True)
     too_early = member.request in _AFTER_SETUP and member.phase in (*UNFINISHED, Phase.FAILED)
@@ -50,6 +56,19 @@ def plan_member(view: MemberView) -> MemberPlan:
     if member.phase in UNFINISHED and member.model != view.wanted.model:
         return _advance(view, Phase.CREATING, f"the model changed before {member.name} was done", new_body=True)
     return _ACTIONS[TABLE[member.phase][sighting.power]](view)
+
+
+def _without_host(view: MemberView) -> MemberPlan:
+    """Nothing can be done on its host any more; who is to go is let go of. Should the host come back with its
+    machine, that is a leak."""
+    member = view.member
+    if member.phase is Phase.DELETING:
+        reason = f"letting go of {member.name}: its host {member.host} is not configured any more"
+        return _effect(view, EffectKind.DESTROY, reason)
+    if member.request is Request.REMOVE:
+        return _answer(view, Request.REMOVE)
+    words = f"host {member.host} of {member.name} is not configured any more: add it to config.toml again, or"
+    return MemberPlan(waiting=f"{words} understudy remove {member.set_name}/{member.name}", is_stuck=True)
 
 
 # Requests that wait until a machine is set up.
@@ -110,13 +129,16 @@ def _effect(view: MemberView, kind: EffectKind, reason: str) -> MemberPlan:
 
 
 def _create(view: MemberView) -> MemberPlan:
-    member = view.member
+    member, seen = view.member, view.sighting
+    # What was begun is finished the same way.
+    if seen.forked or (view.may_fork and seen.power is Power.ABSENT):
+        return _effect(view, EffectKind.FORK, f"forking machine {member.incarnation} of {member.name}")
     return _effect(view, EffectKind.CREATE, f"creating machine {member.incarnation} of {member.name}")
 
 
 def _provision(view: MemberView) -> MemberPlan:
     member, setup = view.member, view.wanted.spec.setup
-    if member.restarts >= setup.restarts:
+    if view.sighting.forked or member.restarts >= setup.restarts:
         return _effect(view, EffectKind.PROVISION, f"setting up {member.name}")
     if view.sighting.rebooted:
         words = f"restart {member.restarts + 1} of {setup.restarts} of the setup of {member.name}"
@@ -158,6 +180,13 @@ def _tell(view: MemberView) -> MemberPlan:
 
 
 def _await(view: MemberView) -> MemberPlan:
+    if is_held(view.member):
+        until = held_until(view.member, view.limits)
+        if until is None:
+            return MemberPlan(waiting=gave_up(view.member, view.member.reason), is_stuck=True)
+        if view.now < until:
+            words = f"{view.member.reason}; it is given time before the next try"
+            return MemberPlan(waiting=words, until=until, is_stuck=True)
     if has_to_enter(view.member, view.wanted):
         return _tell(view)
     return _effect(view, EffectKind.AWAIT, f"waiting for the services of {view.member.name}")
@@ -206,7 +235,7 @@ def _keep(view: MemberView) -> MemberPlan:
 
 def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
-        return _advance(view, Phase.STARTING, f"the guest of {view.member.name} restarts by itself")
+        return MemberPlan((plan_restarted(view.member, view.wanted),))
     return _tell(view) if is_untold(view.member, view.wanted) else MemberPlan()
 
 

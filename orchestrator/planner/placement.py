@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from orchestrator.models.members import Member
 from orchestrator.models.sightings import HostSighting, Observed
@@ -35,15 +36,18 @@ class Placement:
 
     def zone_of(self, member: Member) -> str:
         """As recorded when it was made; where no host has that zone any more, its host's."""
-        zones = {host.zone for host in self.hosts.values()}
         host = self.hosts.get(member.host)
-        return member.zone if host is None or member.zone in zones else host.zone
+        return member.zone if host is None or member.zone in self._zones else host.zone
+
+    @cached_property
+    def _zones(self) -> frozenset[str]:
+        return frozenset(host.zone for host in self.hosts.values())
 
     def zones_without_drives(self, set_name: str) -> dict[str, int]:
         """Ranks zones: the less, the more instances of the set would find their drives there."""
         ranks: dict[str, int] = {}
         for host in self.hosts.values():
-            ranks[host.zone] = ranks.get(host.zone, 0) - self.drives.counts[set_name, host.name]
+            ranks[host.zone] = ranks.get(host.zone, 0) - self.drives.of_set(set_name)[host.name]
         return ranks
 
     def take(self, set_name: str, memory: int, zone: str, prefer: Collection[str] = ()) -> HostSighting | None:

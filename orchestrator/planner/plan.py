@@ -22,11 +22,14 @@ from orchestrator.models.steps import (
     Plan,
     RemoveLeak,
     Renew,
+    Resume,
     Retire,
     Settle,
     Step,
 )
 from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.boots import Boots, plan_waits
+from orchestrator.planner.golden import Goldens
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
 from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
@@ -34,6 +37,7 @@ from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.repair import Moment, plan_repairs
 from orchestrator.planner.rollout import Rollout, note_rollout, plan_rollout, replaces_in_place, view_set
 from orchestrator.planner.sizing import Demands, is_growing, plan_sizes
+from orchestrator.planner.strangers import plan_hold, strangers, unrecorded
 from orchestrator.planner.world import Desired, sighting_of
 
 Suspects = frozenset[tuple[str, str]]  # (host, domain)
@@ -50,12 +54,20 @@ def plan(
     """Steps that bring `observed` closer to `desired`.
 
     `busy` names the members whose effect is under way (nothing else is planned for them), `suspects` the
-    (host, domain) pairs that looked like leaks the last time.
+    (host, domain) pairs that looked like leaks, or that nobody knew, the last time. While the store does not know
+    what it should, nothing is planned (`planner.strangers`).
     """
+    unknown = strangers(desired, observed)
+    if desired.hold or unknown:
+        held = plan_hold(desired, unknown, suspects)
+        return replace(held, wake_at=None if held.steps or desired.hold else now + LEAK_LOOK)
     by_set: dict[str, list[Member]] = {wanted.name: [] for wanted in desired.sets}
     for member in desired.members:
         by_set.setdefault(member.set_name, []).append(member)
     placement = Placement.of(desired, observed)
+    goldens = Goldens(desired, observed, busy, now)
+    # What is under way for a golden image holds up nothing but what needs the same machine.
+    others = {name: kind for name, kind in busy.items() if kind is not EffectKind.TAKE_GOLDEN}
     config = desired_balancer(desired, observed)
     matches = _balancer_matches(config.digest(), bool(config.frontends), observed)
     steps: list[Step] = [] if matches else [ConvergeBalancer(config, _balancer_reason(observed))]
@@ -63,28 +75,35 @@ def plan(
     # Between sets too, what waits for a machine comes before a refill: memory is given in this order.
     for wanted in sorted(desired.sets, key=lambda one: not is_growing(one, by_set[one.name])):
         members = by_set[wanted.name]
-        set_steps, set_wakes = _plan_set(wanted, members, (desired, observed, busy, now, matches), placement)
+        context = (desired, observed, others, now, matches, goldens)
+        set_steps, set_wakes = _plan_set(wanted, members, context, placement)
         steps += set_steps
         wakes += set_wakes
-    leaks = _leaks(desired, observed)
+    steps = goldens.add(steps)
+    wakes += goldens.wakes
+    leaks = unrecorded(desired.members, desired.prefix, observed)
     steps += [
         RemoveLeak(host, domain, f"no record names machine {domain} on {host}, seen twice")
         for host, domain in sorted(leaks & suspects)
     ]
+    steps += _resumptions(desired, observed, busy)
     if leaks - suspects:
         wakes.append(now + LEAK_LOOK)
-    ordered = tuple(sorted(steps, key=_urgency))
-    return Plan(ordered, min(wakes, default=None), leaks - suspects)
+    boots = Boots(desired, observed, busy, now)
+    ordered = boots.hold(sorted(steps, key=_urgency))
+    waits = plan_waits([*goldens.waiting, *boots.waiting])
+    wakes += boots.wakes
+    return Plan((*waits, *ordered), min(wakes, default=None), leaks - suspects)
 
 
-Context = tuple[Desired, Observed, Mapping[str, EffectKind], float, bool]
-"""Wish, sighting, work under way, moment, and whether the load balancer is as it should be."""
+Context = tuple[Desired, Observed, Mapping[str, EffectKind], float, bool, Goldens]
+"""Wish, sighting, work under way, moment, whether the load balancer is as it should be, and golden images."""
 
 
 def _plan_set(
     wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
 ) -> tuple[list[Step], list[float]]:
-    desired, observed, busy, now, balancer_matches = context
+    desired, observed, busy, now, balancer_matches, goldens = context
     has_room = placement.has_room(wanted.spec.machine.memory, wanted.spec.zones)
     view = view_set(wanted, members, (desired.prefix, observed), has_room, now)
     rollout = plan_rollout(view, replaces_in_place(wanted))
@@ -95,22 +114,31 @@ def _plan_set(
     waits += [MemberPlan(waiting=words, is_stuck=True) for words in repairs.waiting]
     waits = rollout.add_waiting(waits)
     wakes = [wait.until for wait in waits if wait.until is not None] + repairs.wakes
-    demands = Demands(repairs.replaced, rollout.turnover)
+    demands = Demands(repairs.replaced, rollout.turnover, goldens.sources)
     sizing = plan_sizes(wanted, members, view.powers, frozenset(busy), placement, demands)
     sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire | Renew)}
     steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
     steps += sizing.steps
     told, pool_told = note_rollout(view, rollout), note_pool(wanted, members, view.powers)
     steps = [*([told] if told else []), *steps, *([pool_told] if pool_told else [])]
-    if steps or any(member.name in busy for member in members):
+    if _is_under_way(steps, members, observed, busy):
         return steps, wakes
+    waits += [MemberPlan(waiting=observed.troubled[_member_of(step)], is_stuck=True) for step in steps]
     if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
         trouble = observed.balancer.trouble
         waits.append(MemberPlan(waiting=trouble or "the load balancer is changed", is_stuck=bool(trouble)))
     elif wanted.deleting and not members and wanted.spec.endpoints and _is_waited_for(observed, balancer_matches):
         # Its record goes last: whoever asks again after a crash finds what there is still to do.
         waits.append(MemberPlan(waiting="the load balancer is changed"))
-    return _conclude(wanted, members, waits, sizing.stuck), wakes
+    return [*steps, *_conclude(wanted, members, waits, sizing.stuck)], wakes
+
+
+def _is_under_way(
+    steps: list[Step], members: list[Member], observed: Observed, busy: Mapping[str, EffectKind]
+) -> bool:
+    """Whether more is done than to try again what the hosts failed to do."""
+    again = [step for step in steps if isinstance(step, Effect) and step.member.name in observed.troubled]
+    return len(again) < len(steps) or any(member.name in busy for member in members)
 
 
 def _is_waited_for(observed: Observed, balancer_matches: bool) -> bool:
@@ -122,7 +150,7 @@ def _plan_members(
     wanted: ScaleSet, members: list[Member], context: Context, rollout: Rollout
 ) -> tuple[list[Step], list[MemberPlan]]:
     """Each by itself: steps, and what is waited for."""
-    desired, observed, busy, now, _ = context
+    desired, observed, busy, now, _, goldens = context
     steps: list[Step] = []
     waits: list[MemberPlan] = []
     states = assign_states(wanted, pool_of(members))
@@ -132,8 +160,19 @@ def _plan_members(
             steps += _interrupts(member, wanted, busy[member.name], sighting)
             continue
         park_in = states.get(member.name) or parked_state(member, wanted)
+        has_host = member.host in observed.hosts
         outcome = plan_member(
-            MemberView(member, wanted, sighting, observed.balancer, now, desired.limits, park_in)
+            MemberView(
+                member,
+                wanted,
+                sighting,
+                observed.balancer,
+                now,
+                desired.limits,
+                park_in,
+                has_host,
+                goldens.may_fork(member, wanted),
+            )
         )
         steps += outcome.steps
         if outcome.until is not None and rollout.tries_again(member, wanted):
@@ -178,15 +217,17 @@ def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: Ma
     return []
 
 
-def _leaks(desired: Desired, observed: Observed) -> Suspects:
-    known = {domain_name(desired.prefix, member.name) for member in desired.members}
-    return frozenset(
-        (host.name, domain)
+def _resumptions(desired: Desired, observed: Observed, busy: Mapping[str, EffectKind]) -> list[Step]:
+    """Room on a disk sends no event: it is tried at every look, but not of what is being switched off or saved."""
+    ending = (EffectKind.SHUT_DOWN, EffectKind.HIBERNATE, EffectKind.DESTROY)
+    staying = [member.name for member in desired.members if busy.get(member.name) not in ending]
+    known = {domain_name(desired.prefix, name) for name in staying}
+    return [
+        Resume(host.name, seen.domain, f"machine {seen.domain} is paused: its disk could not be written; going on")
         for host in observed.hosts.values()
-        if host.answers
-        for domain in host.machines
-        if domain not in known
-    )
+        for seen in host.machines.values()
+        if seen.halted and seen.domain in known
+    ]
 
 
 def _balancer_matches(digest: str, needed: bool, observed: Observed) -> bool:
@@ -204,24 +245,27 @@ def _balancer_reason(observed: Observed) -> str:
 _EFFECT_URGENCY = {
     EffectKind.START: 1,
     EffectKind.AWAIT: 1,
-    EffectKind.TELL: 3,
-    EffectKind.SHUT_DOWN: 3,
-    EffectKind.HIBERNATE: 3,
-    EffectKind.DESTROY: 3,
-    EffectKind.PROVISION: 4,
-    EffectKind.CREATE: 5,
+    EffectKind.PROVISION: 2,
+    EffectKind.FORK: 2,
+    EffectKind.CREATE: 3,
+    EffectKind.TELL: 5,
+    EffectKind.SHUT_DOWN: 5,
+    EffectKind.HIBERNATE: 5,
+    EffectKind.DESTROY: 5,
+    EffectKind.TAKE_GOLDEN: 5,
 }
-_BALANCER_URGENCY = 2
+_BALANCER_URGENCY = 4
+_RESERVE = 5
 
 
 def _urgency(step: Step) -> int:
-    """Records first, then what makes a claim wait, then the balancer (before any machine goes), then the rest;
-    the set before its reserve."""
+    """Records first, then what makes a claim wait, then what is begun for the set and goes on beside the balancer,
+    then the balancer (before any machine goes), then the rest; the set before its reserve."""
     if isinstance(step, ConvergeBalancer):
         return _BALANCER_URGENCY
     if not isinstance(step, Effect):
         return 0
-    reserve = 5 if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
+    reserve = _RESERVE if step.member.role is Role.STANDBY and step.kind is not EffectKind.DESTROY else 0
     if step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING:
         return _EFFECT_URGENCY[EffectKind.AWAIT] + reserve
     return _EFFECT_URGENCY[step.kind] + reserve

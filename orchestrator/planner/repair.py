@@ -57,6 +57,8 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
         power = at.powers[member.name]
         if power in OFF:
             _revive(wanted, member, power, at, made)
+        elif member.name in at.observed.halted:  # a new start would find no room either
+            made.waiting.append(f"{member.name} is paused: host {member.host} cannot write its disk")
         elif power is Power.RUNNING and _is_seen(wanted, member, at.observed):
             room -= _judge(wanted, member, at, made, room)
     return made
@@ -118,12 +120,20 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     if not _is_due(member, member.phase_since + spec.repair.grace, at, made, trouble):
         return 0
     if room <= 0:
-        made.waiting.append(f"{trouble}; as many as max_unhealthy allows are being repaired already")
+        _wait_for_room(member, since, made, trouble)
         return 0
     request = Request.RESTART if spec.repair.action == "restart" else Request.REIMAGE
     verb = "restarting" if request is Request.RESTART else "reimaging"
     _replace_or(wanted, member, Repair(member, request, f"{trouble}; {verb} it"), made)
     return 1
+
+
+def _wait_for_room(member: Member, since: float, made: Repairs, trouble: str) -> None:
+    """Said of the instance: while others are repaired, nothing is said of what its set waits for."""
+    words = f"{trouble}; as many as max_unhealthy allows are being repaired already"
+    made.waiting.append(words)
+    if member.reason != words:
+        made.steps.append(NoteHealth(member, since, False, words))
 
 
 def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> None:
@@ -155,6 +165,17 @@ def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> 
         made.replaced.append((member, step))
     else:
         made.steps.append(step)
+
+
+def plan_without_disk(member: Member, trouble: str) -> Advance:
+    """What to record of a machine that cannot start because its ephemeral disk is gone.
+
+    Made anew at once; after growing pauses where that did not help.
+    """
+    if member.failures > 1:
+        return Advance(member, Phase.FAILED, trouble)
+    reason = f"{trouble}; making a new one from the image"
+    return Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
 
 
 def gave_up(member: Member, trouble: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from orchestrator.lifecycle.table import AT_REST, UNFINISHED
 from orchestrator.models.members import (
@@ -23,9 +24,10 @@ from orchestrator.models.members import (
 from orchestrator.models.sightings import BalancerSighting, Observed, Power, Rotation
 from orchestrator.models.steps import NoteRollout, Renew, Retire
 from orchestrator.planner.balancer import servers_of
+from orchestrator.planner.leaving import choose_to_drop
 from orchestrator.planner.member import MemberPlan
 from orchestrator.planner.parking import pool_of
-from orchestrator.planner.sizing import NO_TURNOVER, Turnover, choose_to_drop
+from orchestrator.planner.sizing import NO_TURNOVER, Turnover
 from orchestrator.planner.world import sighting_of
 
 GIVES_UP_AFTER = 2  # failures of one member of the new model; the first may be chance
@@ -56,7 +58,7 @@ class SetView:
     has_room: bool
     now: float
 
-    @property
+    @cached_property
     def instances(self) -> list[Member]:
         return [one for one in self.members if one.role is Role.INSTANCE and not one.is_leaving]
 

@@ -6,8 +6,8 @@ other choices.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
@@ -15,23 +15,11 @@ from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Renew, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import held_back
+from orchestrator.planner.leaving import choose_spare, choose_to_drop
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.spreading import Spread, find_place, is_in_zones, why_no_place, words_of
 
-# From the least to the most useful member of each role: what is dropped first when there are too many.
-_USEFULNESS = (
-    Phase.FAILED,
-    Phase.STOPPED,
-    Phase.CREATING,
-    Phase.PROVISIONING,
-    Phase.STARTING,
-    Phase.READY,
-    Phase.PARKING,
-    Phase.STANDBY,
-    Phase.DRAINING,
-    Phase.IN_SERVICE,
-)
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _SWAP_AFTER = 2
 
@@ -57,10 +45,11 @@ NO_TURNOVER = Turnover()
 @dataclass(frozen=True)
 class Demands:
     """What others ask of the sizes. `repaired`: instances that a ready pool member is to take the place of, each
-    with what is done without one."""
+    with what is done without one; `sources`: members of whom a golden image is taken now, claimed last."""
 
     repaired: Sequence[tuple[Member, Step]] = ()
     turnover: Turnover = NO_TURNOVER
+    sources: frozenset[str] = frozenset()
 
 
 NO_DEMANDS = Demands()
@@ -95,10 +84,10 @@ def plan_sizes(
     missing = wanted.wanted_instances - len(instances)
     too_many = -missing - turnover.spare
     if too_many > 0:
-        leaving = choose_to_drop(wanted, instances, too_many)
-        steps: list[Step] = [_retire(wanted, member) for member in leaving]
-        steps += [step for member, step in repaired if member not in leaving]
-        reserve = _reserve(wanted, pool, [one for one in instances if one not in leaving], placement)
+        leaving = {one.name: one for one in choose_to_drop(wanted, instances, too_many)}
+        steps: list[Step] = [_retire(wanted, member) for member in leaving.values()]
+        steps += [step for member, step in repaired if member.name not in leaving]
+        reserve = _reserve(wanted, pool, [one for one in instances if one.name not in leaving], placement)
         refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
         return Sizing((*steps, *refill), stuck)
     held = held_back(wanted, members, powers, missing, placement.drives)
@@ -106,12 +95,13 @@ def plan_sizes(
     if more > 0:
         staying = [one for one in instances if one.name not in turnover.replaced]
         spread = Spread.of(wanted, staying, placement, placement.zones_without_drives(wanted.name))
-        growth = _Growth(wanted, pool, powers, placement, spread, _claimable(wanted, pool, (powers, busy)))
+        ready = _claimable(wanted, pool, (powers, busy), demands.sources)
+        growth = _Growth(wanted, pool, powers, placement, spread, ready)
         grown = _grow(growth, more, turnover.replaced)
         return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
     # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place. Ready members
     # that those who wait for drives will take are left to them.
-    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy))[held:]
+    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy), demands.sources)[held:]
     swaps = _swap_broken(wanted, instances, ready, repaired)
     if swaps:
         return Sizing(tuple(swaps))
@@ -155,31 +145,32 @@ def _swap_broken(
 
 def _pair_by_host(ready: list[Member], broken: list[Member]) -> list[tuple[Member, Member]]:
     """(member of the pool, instance whose place it takes): drives stay on their host."""
-    left = list(ready)
-    pairs = []
-    for gone in broken:
-        member = next((one for one in left if one.host == gone.host), None)
-        if member is not None:
-            left.remove(member)
-            pairs.append((member, gone))
-    return pairs
+    left = _queues(ready, lambda one: one.host)
+    return [(left[gone.host].popleft(), gone) for gone in broken if left[gone.host]]
 
 
 def _pair_by_zone(ready: list[Member], broken: list[Member]) -> list[tuple[Member, Member]]:
     """(member of the pool, instance whose place it takes)."""
-    left = list(ready)
-    pairs: dict[str, tuple[Member, Member]] = {}
-    for anywhere in (False, True):
-        for gone in [one for one in broken if one.name not in pairs]:
-            member = next((one for one in left if anywhere or one.zone == gone.zone), None)
-            if member is not None:
-                left.remove(member)
-                pairs[gone.name] = (member, gone)
-    return list(pairs.values())
+    left = _queues(ready, lambda one: one.zone)
+    near = [(left[gone.zone].popleft(), gone) for gone in broken if left[gone.zone]]
+    taken, paired = {member.name for member, _ in near}, {gone.name for _, gone in near}
+    anywhere = (one for one in ready if one.name not in taken)
+    return near + list(zip(anywhere, (one for one in broken if one.name not in paired), strict=False))
+
+
+def _queues(members: Iterable[Member], place: Callable[[Member], str]) -> defaultdict[str, deque[Member]]:
+    """Those of each place, in their order."""
+    queues: defaultdict[str, deque[Member]] = defaultdict(deque)
+    for member in members:
+        queues[place(member)].append(member)
+    return queues
 
 
 def _claimable(
-    wanted: ScaleSet, pool: list[Member], state: tuple[Mapping[str, Power], frozenset[str]]
+    wanted: ScaleSet,
+    pool: list[Member],
+    state: tuple[Mapping[str, Power], frozenset[str]],
+    sources: frozenset[str],
 ) -> list[Member]:
     """What serves soonest first, of those the oldest; nobody of a zone that is not declared any more."""
     powers, busy = state
@@ -189,7 +180,7 @@ def _claimable(
         if is_in_zones(member, wanted) and is_claimable(member, wanted, powers[member.name], busy)
     ]
     speed = {member.name: CLAIM_ORDER.index(parked_state(member, wanted)) for member in ready}
-    return sorted(ready, key=lambda member: (speed[member.name], member.created_at, member.name))
+    return sorted(ready, key=lambda one: (speed[one.name], one.name in sources, one.created_at, one.name))
 
 
 def _grow(growth: _Growth, count: int, replaced: Sequence[str]) -> Sizing:
@@ -219,6 +210,15 @@ class _Growth:
     ready: list[Member]
     claimed: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        zone_of = self.placement.zone_of
+        self._rank = {member.name: rank for rank, member in enumerate(self.ready)}
+        here = _queues(self.ready, zone_of)
+        self._ready = {zone: _queues(here[zone], lambda one: one.host) for zone in self.spread.zones}
+        self._pools = _queues(self.pool, zone_of)
+        self._claims: Counter[str] = Counter()  # by zone
+        self._misses: dict[tuple[str, bool], str] = {}
+
     def next_step(self) -> Claim | Admit | None:
         """None where no zone has a ready member or room."""
         passed: list[str] = []
@@ -236,13 +236,16 @@ class _Growth:
         return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
 
     def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
-        here = [one for one in self.ready if self.placement.zone_of(one) == zone]
-        member = self.placement.drives.first(here)
+        """The first that would find its drives, else the first."""
+        drives, queues = self.placement.drives, self._ready[zone]
+        first = [queue[0] for queue in queues.values() if queue]
+        member = min(first, key=lambda one: (not drives.finds(one), self._rank[one.name]), default=None)
         if member is None:
             return None
-        self.placement.drives.take(self.wanted.name, member.host)
-        self.ready.remove(member)
+        drives.take(self.wanted.name, member.host)
+        queues[member.host].popleft()
         self.claimed.add(member.name)
+        self._claims[zone] += 1
         where = f"{self.wanted.name}{self.spread.place(zone)}"
         reason = f"claimed {member.name} from the standby pool of {where}"
         return Claim(member, Phase.STARTING, reason + words_of(passed, self.wanted, self.placement))
@@ -254,13 +257,19 @@ class _Growth:
         if host is None:
             return None
         drives.take(wanted.name, host.name)
-        here = [member for member in self.pool if self.placement.zone_of(member) == zone]
-        left = [member for member in here if member.name not in self.claimed]
-        place = self.spread.place(zone)
-        why = why_not_claimed(wanted, left, self.powers, len(here) - len(left), place)
-        reason = f"creating an instance of {wanted.name}{place} cold: {why}"
+        reason = f"creating an instance of {wanted.name}{self.spread.place(zone)} cold: {self._why_cold(zone)}"
         reason += words_of(passed, wanted, self.placement)
         return Admit(wanted.name, Role.INSTANCE, host.name, host.zone, reason, "claim_cold")
+
+    def _why_cold(self, zone: str) -> str:
+        """Why nobody of that zone's pool was claimed; whoever was claimed was ready, and adds nothing to that."""
+        has_claimed = self._claims[zone] > 0
+        if (zone, has_claimed) not in self._misses:
+            words = why_not_claimed(
+                self.wanted, self._pools[zone], self.powers, self._claims[zone], self.spread.place(zone)
+            )
+            self._misses[zone, has_claimed] = words
+        return self._misses[zone, has_claimed]
 
 
 def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset[str]) -> bool:
@@ -269,7 +278,7 @@ def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset
 
 
 def why_not_claimed(
-    wanted: ScaleSet, pool: list[Member], powers: Mapping[str, Power], claimed: int, place: str = ""
+    wanted: ScaleSet, pool: Iterable[Member], powers: Mapping[str, Power], claimed: int, place: str = ""
 ) -> str:
     """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all."""
     if wanted.spec.standby is None:
@@ -315,7 +324,7 @@ def _plan_pool(wanted: ScaleSet, reserve: _Reserve, placement: Placement, fill_t
     steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
     current = [member for member in reserve.members if member.model == wanted.model]
     target, spread = wanted.standby_target, reserve.spread
-    for member in _spare(wanted, current, len(current) - target, placement):
+    for member in choose_spare(wanted, current, len(current) - target, placement):
         steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
     spread.counts.update(map(placement.zone_of, current))
     for _ in range(fill_to - len(current)):
@@ -329,53 +338,7 @@ def _plan_pool(wanted: ScaleSet, reserve: _Reserve, placement: Placement, fill_t
     return steps, ""
 
 
-def _spare(wanted: ScaleSet, pool: list[Member], count: int, placement: Placement) -> list[Member]:
-    """Whom a pool that is too large loses: what is in zones not declared any more, then the least useful of the
-    zones with the most."""
-    ranked = _least_useful(pool, "newest")
-    zones = Counter(map(placement.zone_of, pool))
-    chosen: list[Member] = []
-    for _ in range(count):
-        largest = max(zones[placement.zone_of(member)] for member in ranked)
-        fullest = next(member for member in ranked if zones[placement.zone_of(member)] == largest)
-        victim = next((member for member in ranked if not is_in_zones(member, wanted)), fullest)
-        ranked.remove(victim)
-        chosen.append(victim)
-        zones[placement.zone_of(victim)] -= 1
-    return chosen
-
-
 def _retire(wanted: ScaleSet, member: Member) -> Retire:
     if wanted.deleting:
         return Retire(member, f"set {wanted.name} is being deleted")
     return Retire(member, f"{wanted.name} is scaled in to {wanted.spec.instances}")
-
-
-def choose_to_drop(wanted: ScaleSet, instances: list[Member], count: int) -> list[Member]:
-    """Whom scale-in takes: what is in zones not declared any more, then what is not in service, then what is of an
-    older model, then by policy; balanced evens out the zones."""
-    policy = wanted.spec.scale_in.policy
-    ranked = _least_useful(instances, "oldest" if policy == "oldest" else "newest")
-    ranked.sort(key=lambda one: 1 + (one.model == wanted.model) if one.phase is Phase.IN_SERVICE else 0)
-    ranked.sort(key=lambda one: is_in_zones(one, wanted))
-    strays = sum(not is_in_zones(one, wanted) for one in ranked)
-    if policy != "balanced" or count <= strays:
-        return ranked[:count]
-    chosen, left = ranked[:strays], ranked[strays:]
-    zones = Counter(member.zone for member in left)
-    for _ in range(count - strays):
-        idle = next((member for member in left if member.phase is not Phase.IN_SERVICE), None)
-        eligible = [member for member in left if member.model != wanted.model] or left
-        largest = max(zones[member.zone] for member in eligible)
-        victim = idle or next(member for member in eligible if zones[member.zone] == largest)
-        left.remove(victim)
-        chosen.append(victim)
-        zones[victim.zone] -= 1
-    return chosen
-
-
-def _least_useful(members: list[Member], first: str) -> list[Member]:
-    sign = 1 if first == "oldest" else -1
-    return sorted(
-        members, key=lambda member: (_USEFULNESS.index(member.phase), sign * member.created_at, member.name)
-    )

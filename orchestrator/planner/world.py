@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.models.golden import GoldenTroubles
 from orchestrator.models.members import Member, Phase, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import MachineSighting, Observed, Power
@@ -34,6 +35,9 @@ class Desired:
     limits: Limits = Limits()
     addresses: int | None = None  # how many members may have one; None: no bound
     drives: tuple[Drive, ...] = ()
+    departed: frozenset[str] = frozenset()  # members that were let go, as far as machines of such names are there
+    hold: str = ""  # why nothing may be done
+    golden_troubles: GoldenTroubles = field(default_factory=dict)
 
 
 def sighting_of(member: Member, prefix: str, observed: Observed) -> MachineSighting:

@@ -20,6 +20,9 @@ class Identities(Protocol):
     def member_suffix(self) -> str:
         """Five characters of [a-z0-9], new on every call."""
 
+    def entropy(self) -> bytes:
+        """Random bytes that nobody else gets, enough to seed a generator."""
+
     def host_key(self, machine_uuid: str) -> tuple[str, str]:
         """The ed25519 host key of one incarnation: (OpenSSH private key PEM, public key line).
 

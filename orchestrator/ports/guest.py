@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +13,17 @@ from orchestrator.models.spec import Probe
 
 @dataclass(frozen=True)
 class GuestAddress:
-    """Where a guest is reached, and the host key it must show on SSH (OpenSSH public key text)."""
+    """Where a guest is reached; `find_host_key` derives the key it must show on SSH, for who logs in."""
 
     name: str
     address: str
     ssh_port: int
-    host_key: str
+    find_host_key: Callable[[], str] = field(compare=False, repr=False)
+
+    @property
+    def host_key(self) -> str:
+        """OpenSSH public key text."""
+        return self.find_host_key()
 
 
 Listen = Callable[[bytes], None]

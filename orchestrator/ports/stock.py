@@ -40,6 +40,8 @@ class StateRooms(Protocol):
 
     def remove_secret(self, name: str) -> None: ...
 
+    def remove_copy(self, name: str) -> None: ...
+
 
 class BalancerProcesses(Protocol):
     """Processes of this installation's load balancer."""
