@@ -8,10 +8,11 @@ from xml.etree.ElementTree import Element, SubElement, indent, register_namespac
 
 from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.storage import ExtraDisk
+from orchestrator.render.owner import METADATA_NS, render_owner
 
-METADATA_NS = "https://understudy.dev/xmlns/owner/1"
 QEMU_NS = "http://libvirt.org/schemas/domain/qemu/1.0"
 
+USER_NETDEV = "understudy0"
 # In user mode the card is given on QEMU's command line, where libvirt does not count it: a slot of its own
 # on the root bus, above all that libvirt fills from the bottom.
 _USER_NIC_SLOT = "addr=0x1e"
@@ -23,7 +24,8 @@ _DISK_NAMES = {"virtio": "vd", "sata": "sd"}
 @dataclass(frozen=True)
 class MachineFiles:
     """Paths on the host of what makes up a machine. `seed` may be empty; so may `agent`, the guest agent's socket:
-    then libvirt chooses. `disks`: of the blueprint's disks, in their order."""
+    then libvirt chooses. `disks`: of the blueprint's disks, in their order. `golden`: of a fork, what lies between
+    its overlay and the base."""
 
     base: str
     overlay: str
@@ -31,6 +33,7 @@ class MachineFiles:
     console: str
     agent: str = ""
     disks: tuple[str, ...] = ()
+    golden: str = ""
 
 
 def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -> str:
@@ -41,7 +44,7 @@ def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -
     _text(root, "name", blueprint.domain)
     _text(root, "uuid", blueprint.uuid)
     SubElement(root, "genid")
-    _owner(root, blueprint)
+    SubElement(root, "metadata").append(render_owner(blueprint.tag()))
     _text(root, "memory", str(blueprint.memory // 1024), unit="KiB")
     _text(root, "vcpu", str(blueprint.vcpus))
     _boot(root, blueprint.hardware)
@@ -55,16 +58,6 @@ def render_domain(blueprint: Blueprint, files: MachineFiles, accelerator: str) -
         _user_network(root, blueprint)
     indent(root)
     return tostring(root, encoding="unicode")
-
-
-def _owner(root: Element, blueprint: Blueprint) -> None:
-    owner = SubElement(SubElement(root, "metadata"), f"{{{METADATA_NS}}}owner")
-    owner.set("installation", blueprint.installation)
-    owner.set("set", blueprint.set_name)
-    owner.set("member", blueprint.member)
-    owner.set("incarnation", str(blueprint.incarnation))
-    owner.set("model", blueprint.model)
-    owner.set("image", blueprint.image.ref)
 
 
 def _chipset(hardware: Hardware) -> str:
@@ -158,12 +151,13 @@ def _overlay_disk(devices: Element, files: MachineFiles, bus: str) -> None:
     disk = SubElement(devices, "disk", type="file", device="disk")
     SubElement(disk, "driver", name="qemu", type="qcow2", discard="unmap")
     SubElement(disk, "source", file=files.overlay)
-    backing = SubElement(disk, "backingStore", type="file")
-    SubElement(backing, "format", type="qcow2")
-    source = SubElement(backing, "source", file=files.base)
-    # Never relabelled: the image keeps its owner, so that no QEMU process could make it writable.
-    SubElement(source, "seclabel", model="dac", relabel="no")
-    SubElement(backing, "backingStore")
+    beneath = disk
+    for path in (files.golden, files.base) if files.golden else (files.base,):
+        beneath = SubElement(beneath, "backingStore", type="file")
+        SubElement(beneath, "format", type="qcow2")
+        # Never relabelled: it keeps its owner, so that no QEMU process could make it writable.
+        SubElement(SubElement(beneath, "source", file=path), "seclabel", model="dac", relabel="no")
+    SubElement(beneath, "backingStore")
     _target(devices, disk, bus)
 
 
@@ -222,11 +216,11 @@ def _serial(devices: Element, log: str) -> None:
 
 def _user_network(root: Element, blueprint: Blueprint) -> None:
     nic = blueprint.nic
-    netdev = ["user", "id=understudy0", f"restrict={'off' if nic.outbound else 'on'}", "ipv6=off"]
+    netdev = ["user", f"id={USER_NETDEV}", f"restrict={'off' if nic.outbound else 'on'}", "ipv6=off"]
     netdev += [f"hostfwd=tcp:{nic.address}:{outer}-:{inner}" for outer, inner in nic.forwards]
     bus = _ROOT_BUS[_chipset(blueprint.hardware)]
     model = _QEMU_NIC[blueprint.hardware.nic]
-    device = f"{model},netdev=understudy0,mac={nic.mac},bus={bus},{_USER_NIC_SLOT}"
+    device = f"{model},netdev={USER_NETDEV},mac={nic.mac},bus={bus},{_USER_NIC_SLOT}"
     commandline = SubElement(root, f"{{{QEMU_NS}}}commandline")
     for argument in ("-netdev", ",".join(netdev), "-device", device):
         SubElement(commandline, f"{{{QEMU_NS}}}arg", value=argument)

@@ -13,8 +13,6 @@ from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from orchestrator.errors import SpecError
 from orchestrator.models.spec import ScaleSetSpec
 
@@ -108,20 +106,11 @@ def _network(network: GuestNetwork) -> dict[str, Any]:
     return {"version": 2, "ethernets": {"primary": card}}
 
 
-class _BlockDumper(yaml.SafeDumper):
-    """Multi-line strings as block scalars: the shape small NoCloud readers understand."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_BlockDumper.add_representer(str, _represent_text)
-
-
 def _dump(document: Any) -> str:
-    return yaml.dump(document, Dumper=_BlockDumper, default_flow_style=False, sort_keys=False, width=4096)
+    # Loaded where a machine is made: most commands check user data, and write none.
+    from orchestrator.render.block_yaml import dump_blocks
+
+    return dump_blocks(document)
 
 
 # `{#` begins a comment in Jinja2 and a length in a shell (`${#name}`): comments are moved out of the way.

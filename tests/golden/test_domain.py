@@ -16,7 +16,8 @@ from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.naming import machine_uuid
 from orchestrator.models.spec import DiskBus, Firmware, NicModel
 from orchestrator.models.storage import ExtraDisk
-from orchestrator.render.domain import METADATA_NS, QEMU_NS, MachineFiles, render_disk, render_domain
+from orchestrator.render.domain import QEMU_NS, MachineFiles, render_disk, render_domain
+from orchestrator.render.owner import METADATA_NS
 from tests.builders import INSTALLATION, MIB, make_image
 from tests.golden.golden import assert_golden
 from tests.unit.examples import many
@@ -102,6 +103,11 @@ def test_the_owner_tag_says_whose_machine_it_is() -> None:
         "incarnation": "2",
         "model": "9f3c0d1e2a4b5c6d",
         "image": "micro:1",
+        "digest": make_image().digest,
+        "role": "instance",
+        "state": "new",
+        "address": "127.77.0.2",
+        "created": "0.0",
     }
 
 

@@ -1,0 +1,357 @@
+# Runs in a fork, as root, on the standard input of a shell, while its network link is down. Lines before it set:
+#   instance name mac address machine_id boot_id entropy resolvers
+#   host_key host_key_public meta_data user_data vendor_data network_config calls (as `printf %b` reads them)
+# Makes the guest who the first boot with these answer files would have made it, now and at its next boot. May be
+# repeated: once it has ended well, nothing is left to do.
+# shellcheck shell=sh disable=SC2154
+set -eu
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+umask 022
+cloud=/var/lib/cloud
+mark=/run/understudy.fork
+source=/run/understudy.source
+program=/etc/understudy.fork
+new_boot_id=/run/understudy.boot_id
+networkd_processes=/sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.procs
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+# Each process costs milliseconds of an emulated guest, so the shell does what it can by itself. Nothing is written
+# beside and moved: who dies before the end is never started again.
+
+# put FILE CONTENT
+put() {
+    printf %b "$2" > "$1" || fail "cannot write $1"
+}
+
+# Whoever took the golden image left a file there that may be executed, and the source's address.
+read_source() {
+    [ -s $source ] || fail "the golden image does not tell the address of its source"
+    read -r old < $source
+    put $program "$calls"
+    [ -x $program ] || chmod 700 $program
+}
+
+# The network's keeper has seen the link go down and took the address away. Until it is started again it keeps still:
+# what it knows is the other's.
+hold_network() {
+    networkd=
+    if [ -z "$resolvers" ] && [ -r $networkd_processes ]; then
+        read -r networkd < $networkd_processes || networkd=
+    fi
+    [ -z "$networkd" ] || kill -STOP "$networkd"
+}
+
+# All that takes a system call of its own, by one process.
+make_calls() {
+    find_card
+    find_instance
+    find_machine_id
+    # What the kernel would give out next, other forks get as well. Writing adds to its pool, which is drawn upon about
+    # once a minute; only the request makes that happen now. Kernels that hear of a new generation by themselves do the
+    # same.
+    printf %s "$entropy" > /dev/urandom
+    set -- t g f /var/lib/random-seed f /var/lib/systemd/random-seed
+    for journal in /run/log/journal /var/log/journal; do
+        if [ -n "$old_id" ] && [ "$old_id" != "$machine_id" ] && [ -d "$journal/$old_id" ]; then
+            set -- "$@" m "$journal/$old_id" "$journal/$machine_id"
+        fi
+    done
+    [ -z "$old_instance" ] || set -- "$@" m "$old_instance" "$here"
+    [ ! -L $cloud/applied ] || set -- "$@" l "$here" $cloud/applied
+    set -- "$@" l "$here" $cloud/instance
+    # Of the other one: among them, in clear, its host key.
+    for file in "$cloud"/seed/nocloud/* /run/cloud-init/instance-data*.json /run/cloud-init/combined-cloud-config.json \
+        /run/cloud-init/cloud.cfg /run/cloud-init/*.flat /run/cloud-init/meta /run/cloud-init/network \
+        /etc/ssh/ssh_host_* /etc/dropbear/dropbear_*_host_key \
+        /run/understudy/phase /run/understudy.key /var/lib/dhcp/*.leases /var/lib/dhclient/*.lease* \
+        /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key /etc/dhcpcd.duid /var/lib/dhcpcd/*; do
+        if [ -e "$file" ] || [ -L "$file" ]; then set -- "$@" r "$file"; fi
+    done
+    for file in "${old_instance:-$here}"/obj.pkl "${old_instance:-$here}"/cloud-config.txt \
+        "${old_instance:-$here}"/vendor-* "${old_instance:-$here}"/vendor2-*; do
+        [ ! -e "$file" ] || set -- "$@" r "$here/${file##*/}"
+    done
+    take_boot_id
+    if [ "$boot_id" != "$known" ]; then
+        set -- "$@" b $new_boot_id /proc/sys/kernel/random/boot_id
+    fi
+    set -- "$@" c "$card"
+    status=0
+    $program "$@" > /dev/urandom 2> /dev/null || status=$?
+    check_calls
+}
+
+check_calls() {
+    [ "$status" -lt 64 ] || fail "$program cannot be run, or does not know what to do"
+    [ $((status & 1)) -eq 0 ] || fail "its clock cannot be set"
+    [ $((status & 2)) -eq 0 ] || [ -e /sys/bus/acpi/drivers/vmgenid/QEMUVGID:00 ] ||
+        fail "its random numbers cannot be made its own"
+    [ $((status & 4)) -eq 0 ] || fail "its files cannot be made its own"
+    [ $((status & 8)) -eq 0 ] || force_card
+}
+
+# Some cards take another hardware address only while they are down.
+force_card() {
+    ip link set dev "$card" down
+    $program c "$card" || true
+    ip link set dev "$card" up
+    $program c "$card" || fail "$card does not take the addresses $mac and $address"
+}
+
+take_name() {
+    echo "$name" > /proc/sys/kernel/hostname
+    put /etc/hostname "$name\n"
+    hosts=
+    while read -r first rest || [ -n "$first" ]; do
+        [ "$first" != 127.0.1.1 ] || rest="$name $name"
+        hosts="$hosts$first $rest
+"
+    done < /etc/hosts
+    printf %s "$hosts" > /etc/hosts
+    # By which cloud-init knows a name that it gave from one that somebody else did.
+    [ ! -e $cloud/data/previous-hostname ] || put $cloud/data/previous-hostname "$name\n"
+    [ ! -e $cloud/data/set-hostname ] ||
+        put $cloud/data/set-hostname "{\"hostname\": \"$name\", \"fqdn\": \"$name\"}\n"
+}
+
+# The kernel gives it once. Programs that tell boots apart by it read ours until the next one.
+take_boot_id() {
+    [ -e $new_boot_id ] || echo "$boot_id" > $new_boot_id
+    read -r boot_id < $new_boot_id
+    read -r known < /proc/sys/kernel/random/boot_id
+}
+
+find_machine_id() {
+    old_id=
+    [ ! -s /etc/machine-id ] || read -r old_id < /etc/machine-id
+}
+
+take_machine_id() {
+    put /etc/machine-id "$machine_id\n"
+    if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
+        put /var/lib/dbus/machine-id "$machine_id\n"
+    fi
+}
+
+# The mark of an instance whose setup is done moves to the new one, so that nothing is set up anew at the next boot;
+# what was derived of the other's files goes.
+find_instance() {
+    here=$cloud/instances/$instance
+    old_instance=
+    for before in "$cloud"/instances/*; do
+        if [ "$before" != "$here" ] && [ "$before" -ef $cloud/instance ]; then
+            old_instance=$before
+        fi
+    done
+    [ -n "$old_instance" ] || [ -d "$here" ] || fail "cloud-init has set up nothing here"
+}
+
+# The answer files where NoCloud looks for them without a disk.
+take_instance() {
+    [ -d $cloud/seed/nocloud ] || mkdir -p $cloud/seed/nocloud
+    umask 077
+    put $cloud/seed/nocloud/meta-data "$meta_data"
+    put $cloud/seed/nocloud/user-data "$user_data"
+    put $cloud/seed/nocloud/vendor-data "$vendor_data"
+    put $cloud/seed/nocloud/network-config "$network_config"
+    umask 022
+    for file in $cloud/data/instance-id $cloud/data/previous-instance-id /run/cloud-init/.instance-id; do
+        [ ! -e "$file" ] || put "$file" "$instance\n"
+    done
+}
+
+take_host_key() {
+    umask 077
+    if command -v dropbearconvert > /dev/null; then
+        put /run/understudy.key "$host_key"
+        dropbearconvert openssh dropbear /run/understudy.key /etc/dropbear/dropbear_ed25519_host_key > /dev/null 2>&1 ||
+            fail "dropbear does not take the host key"
+        : > /run/understudy.key
+    fi
+    if [ -d /etc/ssh ] && [ -x /usr/sbin/sshd ]; then
+        put /etc/ssh/ssh_host_ed25519_key "$host_key"
+        umask 022
+        put /etc/ssh/ssh_host_ed25519_key.pub "$host_key_public\n"
+    fi
+    umask 022
+}
+
+find_card() {
+    for device in /sys/class/net/*; do
+        if [ -e "$device/device" ]; then
+            card=${device##*/}
+            read -r old_mac < "$device/address"
+            return
+        fi
+    done
+    fail "there is no network card"
+}
+
+# The card has them by now; what the first boot wrote about it, as the next boots read it, follows.
+take_address() {
+    set --
+    for file in /etc/systemd/network/*.network /etc/systemd/network/*.link /etc/netplan/*.yaml \
+        /run/systemd/network/* /etc/network/interfaces /etc/network/interfaces.d/* \
+        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-* \
+        /etc/udev/rules.d/70-persistent-net.rules; do
+        [ ! -f "$file" ] || set -- "$@" "$file"
+    done
+    if [ "$old" != "$address" ] && [ $# -gt 0 ]; then
+        rewrite_address "$@"
+    fi
+    if [ "$old_mac" != "$mac" ]; then
+        either_case "$old_mac"
+        for file in "$@"; do
+            rewrite_mac "$file"
+        done
+        renew_link_local
+    fi
+}
+
+rewrite_address() {
+    from=${old%/*}
+    rest=${from#*.}
+    from=${from%%.*}
+    while [ "$rest" != "${rest#*.}" ]; do
+        from="$from\\.${rest%%.*}"
+        rest=${rest#*.}
+    done
+    sed -i "s/\\b$from\\.$rest\\b/${address%/*}/g" "$@"
+}
+
+# either_case MAC: sets `pattern`
+either_case() {
+    rest=$1 pattern=
+    while [ -n "$rest" ]; do
+        one=${rest%"${rest#?}"}
+        rest=${rest#?}
+        case $one in
+        a) one="[aA]" ;;
+        b) one="[bB]" ;;
+        c) one="[cC]" ;;
+        d) one="[dD]" ;;
+        e) one="[eE]" ;;
+        f) one="[fF]" ;;
+        esac
+        pattern=$pattern$one
+    done
+}
+
+# rewrite_mac FILE
+rewrite_mac() {
+    text='' changed=
+    while IFS= read -r line || [ -n "$line" ]; do
+        # shellcheck disable=SC2295 # it is a pattern
+        case $line in
+        *$pattern*)
+            line=${line%%$pattern*}$mac${line#*$pattern}
+            changed=1
+            ;;
+        esac
+        text="$text$line
+"
+    done < "$1"
+    [ -z "$changed" ] || printf %s "$text" > "$1" || fail "cannot write $1"
+}
+
+# Derived of the hardware address by the kernel, once.
+renew_link_local() {
+    switch=/proc/sys/net/ipv6/conf/$card/disable_ipv6
+    [ -e "$switch" ] || return 0
+    # The kernel gives a shell that reads byte by byte the first one only.
+    read -r is_off < "$switch" || true
+    if [ "$is_off" = 0 ]; then
+        echo 1 > "$switch"
+        echo 0 > "$switch"
+    fi
+}
+
+restart_services() {
+    if [ -d /run/systemd/system ]; then
+        restart_sshd
+        restart_units
+    elif [ -s /run/dropbear.pid ]; then
+        restart_dropbear
+    elif command -v rc-service > /dev/null; then
+        rc-service sshd restart || fail "cannot restart sshd"
+    fi
+}
+
+# Nobody waits for these: what they hold is on disk, and the card has it already. What nobody needs for serving is
+# left until the machine has answered: there is but one emulated processor.
+restart_units() {
+    set --
+    [ -n "$networkd" ] || [ ! -d /run/systemd/netif ] || set -- systemd-networkd.service
+    [ ! -e /run/NetworkManager ] || set -- "$@" NetworkManager.service
+    [ $# -eq 0 ] || systemctl --no-block try-restart "$@" > /dev/null 2>&1 &
+    set -- systemd-journald.service
+    [ -z "$networkd" ] || set -- "$@" systemd-networkd.service
+    (
+        $program p r $program
+        [ -z "$networkd" ] || end_networkd
+        systemctl --no-block restart "$@"
+    ) > /dev/null 2>&1 &
+}
+
+# Let go on, it would act upon what its socket has heard of the link meanwhile, and so would its successor, which gets
+# the same socket from systemd: the address would go once more.
+end_networkd() {
+    systemctl stop systemd-networkd.socket || true
+    kill -KILL "$networkd" || true
+}
+
+# The signal makes it read its keys and listen anew, at a fraction of what a restart of the unit costs.
+restart_sshd() {
+    process=
+    [ ! -s /run/sshd.pid ] || read -r process < /run/sshd.pid
+    if [ -n "$process" ] && kill -HUP "$process" 2> /dev/null; then return; fi
+    for unit in ssh sshd; do
+        if systemctl -q is-active "$unit.service"; then
+            systemctl restart "$unit.service" || fail "cannot restart $unit"
+            return
+        fi
+    done
+}
+
+restart_dropbear() {
+    read -r process < /run/dropbear.pid
+    kill "$process" 2> /dev/null || true
+    tries=0
+    while kill -0 "$process" 2> /dev/null && [ $tries -lt 100 ]; do
+        tries=$((tries + 1))
+        usleep 20000
+    done
+    dropbear -s -p 22 -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid > /dev/null 2>&1 ||
+        fail "dropbear does not start again"
+}
+
+# What the image or its setup made of the other's identity, its owner alone can make anew.
+run_own_scripts() {
+    for file in /etc/understudy/fork.d/*; do
+        if [ -f "$file" ] && [ -x "$file" ]; then
+            "$file" > /dev/null || fail "$file ended with status $?"
+        fi
+    done
+}
+
+main() {
+    if [ -s $mark ]; then
+        read -r done_for < $mark
+        [ "$done_for" != "$instance" ] || return 0
+    fi
+    trap '[ $? -eq 0 ] || echo "in $step" >&2' EXIT
+    for step in read_source hold_network make_calls take_name take_machine_id take_instance take_host_key take_address \
+        restart_services run_own_scripts; do
+        $step
+    done
+    echo "$address" > $source
+    # Who loses power now must not come back as the other one.
+    $program s
+    echo "$instance" > $mark
+}
+
+main < /dev/null
