@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator.errors import HostFull, ImageRefused, SpecError
+from orchestrator.errors import HostFull, ImageRefused, SpecError, UnderstudyError
 
 OnProgress = Callable[[float, str], None]
 """Percent, what is being done."""
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PIECE = 64 * 2**20  # bytes that the kernel is asked to copy at once
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Raises HostFull or UnderstudyError in place of OSError. `what`: such as "adding disk.raw"."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        words = f"{what} failed: {error.strerror or error}{where}"
+        if is_full(error):
+            raise HostFull(words, "free space, or give another --state-dir") from error
+        raise UnderstudyError(words, "check the rights and the file system of the state directory") from error
+
+
+def is_full(error: OSError) -> bool:
+    """The file system has no room for it, or takes no file of that size."""
+    return error.errno in _FULL
 
 
 def check_sha256(sha256: str) -> None:
@@ -44,6 +64,17 @@ def check_room(directory: Path, needed: int, what: str) -> None:
             f"{what} needs {needed // 2**20} MiB, {directory} has {free // 2**20} MiB free",
             "free space, or give another --state-dir",
         )
+
+
+def move_file(source: Path, target: Path) -> None:
+    """With its mode; copied where the two are on different file systems. Raises OSError."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy_file(source, target)
+        shutil.copymode(source, target)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.config.paths import StatePaths
+from orchestrator.config.rooms import hold_rooms
 from orchestrator.config.scratch import scratch
-from orchestrator.config.secrets import hold_secrets
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
 from orchestrator.errors import Conflict, ImageRefused, SpecError
 from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
@@ -18,6 +18,9 @@ from orchestrator.imaging.files import (
     check_room,
     check_sha256,
     copy_file,
+    explained,
+    is_full,
+    move_file,
     sha256_of,
 )
 from orchestrator.models.members import Image
@@ -42,12 +45,12 @@ def import_image(
 ) -> Image:
     """Add `file` as the next version of `name`; the same content again is the version it already is.
 
-    `sha256`: what the file as given must have (hex). Raises ImageRefused, HostFull, SpecError. Nothing is left
-    behind on failure or Ctrl-C.
+    `sha256`: what the file as given must have (hex). Raises ImageRefused, HostFull, SpecError, UnderstudyError.
+    Nothing is left behind on failure or Ctrl-C.
     """
     check_name(name)
     check_sha256(sha256)
-    with scratch(paths.work, "import-") as room:
+    with explained(f"adding {file}"), scratch(paths.work, "import-") as room:
         on_progress(0, f"copying {file.name}")
         source = _private_copy(file, room)
         if sha256:
@@ -71,8 +74,11 @@ def import_download(
     if known := _find_kept(store, paths, name, download.sha256):
         on_progress(100, f"{known.ref} is the same image")
         return known
-    with downloaded(download, paths.work, lambda part, words: on_progress(part * 0.8, words), limits) as file:
-        shown = download.address.shown
+    shown = download.address.shown
+    with (
+        explained(f"adding {shown}"),
+        downloaded(download, paths.work, lambda part, words: on_progress(part * 0.8, words), limits) as file,
+    ):
         return _take_in(store, paths, name, file, shown, lambda part, words: on_progress(80 + part * 0.2, words))
 
 
@@ -97,12 +103,15 @@ def _take_in(
             return known
         target.chmod(0o444)
         size = target.stat().st_size
-        with hold_secrets(paths.secrets):  # an audit takes the file for left over until it is recorded
-            target.replace(paths.images / f"{digest}.qcow2")
-            image = _find_version(store, name, digest) or store.add_image(
-                name,
-                lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
-            )
+        with scratch(paths.images, "import-") as beside:
+            # The repository may be on a file system of its own.
+            move_file(target, beside / target.name)
+            with hold_rooms(paths):  # an audit takes the file for left over until it is recorded
+                (beside / target.name).replace(paths.images / f"{digest}.qcow2")
+                image = _find_version(store, name, digest) or store.add_image(
+                    name,
+                    lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
+                )
         on_progress(100, f"{image.ref} is in the repository")
         return image
 
@@ -123,7 +132,7 @@ def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callab
     if _is_needed(store, image.digest):
         return
     on_hosts(image.digest)
-    with hold_secrets(paths.secrets):  # it may have been added again meanwhile
+    with explained(f"removing {image.ref}"), hold_rooms(paths):  # it may have been added again meanwhile
         if not _is_needed(store, image.digest):
             (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
 
@@ -158,4 +167,6 @@ def _private_copy(file: Path, room: Path) -> Path:
         copy_file(file, copy)
         return copy
     except OSError as error:
+        if is_full(error):
+            raise
         raise ImageRefused(f"cannot read image {file}: {error.strerror}") from error

@@ -25,4 +25,10 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "is_deleting BOOLEAN NOT NULL, failures INTEGER NOT NULL, created_at FLOAT NOT NULL, "
         "PRIMARY KEY (set_name, name, slot), CONSTRAINT one_drive_of_a_name_per_member UNIQUE (member, name))",
     ),
+    3: (
+        "CREATE TABLE departed (name VARCHAR(64) NOT NULL, at FLOAT NOT NULL, PRIMARY KEY (name))",
+        # Who was let go before this table was there, as far as it is remembered.
+        "INSERT INTO departed (name, at) "
+        "SELECT member, MAX(at) FROM events WHERE kind = 'deleted' GROUP BY member",
+    ),
 }

@@ -1,4 +1,4 @@
-"""What the controller records: one guarded write for each step.
+"""What the controller records: one guarded write for each step, one for all that a turn admits.
 
 Every write names the phase, incarnation and request it was planned for. If the row has moved on meanwhile, no
 row matches and the result is dropped: the next look plans again from what is true.
@@ -6,7 +6,7 @@ row matches and the result is dropped: the next look plans again from what is tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -29,6 +29,7 @@ from orchestrator.models.steps import (
     NotePool,
     NoteRestart,
     NoteRollout,
+    NoteWait,
     RecordStep,
     Renew,
     Repair,
@@ -38,8 +39,11 @@ from orchestrator.models.steps import (
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
+from orchestrator.store.departed import is_departed, remember_departed
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
 from orchestrator.store.fence import Fence
+from orchestrator.store.golden import end_golden_trouble, note_golden_trouble
+from orchestrator.store.redating import follow_clock
 from orchestrator.store.rows import read_spec
 from orchestrator.store.store import Store
 from orchestrator.store.tables import events, facts, images, members, sets
@@ -75,11 +79,10 @@ class Recorder:
 
     def perform(self, step: RecordStep) -> bool:
         """True if the row was still as planned. Raises LeaseLost, as every record does."""
-        values: dict[str, Any]
+        if isinstance(step, Admit):
+            return self.admit([step])
         with self._write() as connection:
             match step:
-                case Admit():
-                    return self._admit(connection, step)
                 case Claim():
                     return self._claim(connection, step)
                 case Retire():
@@ -88,18 +91,10 @@ class Recorder:
                     return self._advance(connection, step)
                 case NoteHealth():
                     return self._note_health(connection, step)
-                case NotePool():
-                    values = {
-                        "pool_level": step.condition.level.value,
-                        "pool_degraded": step.condition.is_degraded,
-                    }
-                    return self._note_condition(connection, step, values)
-                case NoteRollout():
-                    values = {
-                        "rollout_level": step.condition.level.value,
-                        "rollout_model": step.condition.model,
-                    }
-                    return self._note_condition(connection, step, values)
+                case NotePool() | NoteRollout():
+                    return self._note_condition(connection, step)
+                case NoteWait():
+                    return self._note_wait(connection, step)
                 case Settle():
                     return self._settle(connection, step)
                 case ForgetSet():
@@ -107,6 +102,21 @@ class Recorder:
                 case _:
                     kind, values = _plain_change(step)
                     return self._change(connection, step.member, step.reason, kind, values)
+
+    def admit(self, steps: Sequence[Admit]) -> bool:
+        """All of them in one transaction, as far as addresses go; False if their sets are gone. Raises HostFull if
+        there is no address at all."""
+        with self._write() as connection:
+            free = self._free_addresses(connection)
+            admitted = 0
+            for step in steps:
+                try:
+                    admitted += self._admit(connection, step, free)
+                except HostFull:
+                    if not admitted:
+                        raise
+                    break  # the next look plans the rest, and says what it lacks
+            return admitted > 0
 
     def succeeded(self, member: Member, kind: EffectKind, reason: str) -> bool:
         """Record what a finished effect made of its member."""
@@ -118,6 +128,7 @@ class Recorder:
                 done = connection.execute(delete(members).where(_as_planned(member)))
                 if done.rowcount:
                     release_drives(connection, member.name)
+                    remember_departed(connection, [member.name], self._store.now())
                     self._note(connection, member.set_name, member.name, "deleted", f"{member.name} is gone")
                 return bool(done.rowcount)
             values: dict[str, Any] = {}
@@ -153,6 +164,13 @@ class Recorder:
         with self._write() as connection:
             return self._change(connection, member, reason, "claim_failed", {"request": Request.REMOVE.value})
 
+    def follow_clock(self, before: float, by: float, reason: str) -> None:
+        """Record that the clock was set (`store/redating.py`), with an event of each set."""
+        with self._write() as connection:
+            follow_clock(connection, before, by, self._store.now())
+            for name in connection.execute(select(sets.c.name)).scalars().all():
+                self._note(connection, name, "", "clock_set", reason)
+
     def _note_told(self, connection: Connection, member: Member, kind: str, words: str) -> bool:
         values: dict[str, Any] = {"told": guest_phase(member).value}
         values |= {"entered": True} if member.phase is Phase.STARTING else {}
@@ -160,6 +178,24 @@ class Recorder:
         if done.rowcount:
             self._note(connection, member.set_name, member.name, kind, words)
         return bool(done.rowcount)
+
+    def golden_taken(self, member: Member, reason: str) -> None:
+        """Record that there is a golden image of the member's model on its host."""
+        with self._write() as connection:
+            end_golden_trouble(connection, member.host, member.model)
+            self._note(connection, member.set_name, member.name, "golden_taken", reason)
+
+    def golden_failed(self, member: Member, kind: str, reason: str, was_early: bool = False) -> None:
+        """Record that none could be taken, or that no fork came of it; one event at first, one in the end."""
+        with self._write() as connection:
+            words = note_golden_trouble(connection, member, reason, self._store.now(), was_early)
+            if words:
+                self._note(connection, member.set_name, member.name, kind, words)
+
+    def fork_is_well(self, member: Member) -> None:
+        """Record that a fork of its model came to be."""
+        with self._write() as connection:
+            end_golden_trouble(connection, member.host, member.model)
 
     def complained(self, member: Member, reason: str) -> None:
         """Record a failure that leaves the phase as it is; the same one twice is one event."""
@@ -169,12 +205,14 @@ class Recorder:
             if done.rowcount:
                 self._note(connection, member.set_name, member.name, "trouble", reason)
 
-    def _admit(self, connection: Connection, step: Admit) -> bool:
+    def _admit(self, connection: Connection, step: Admit, free: Iterator[str]) -> bool:
         row = connection.execute(select(sets).where(sets.c.name == step.set_name)).first()
         if row is None:
             return False
-        taken = connection.execute(select(members.c.name, members.c.address, members.c.mac)).all()
-        name, mac = self._allot_name(step.set_name, {one.name for one in taken}, {one.mac for one in taken})
+        address = next(free, None)
+        if address is None:
+            raise HostFull("every address of the range is taken", "widen network.range in config.toml")
+        name, mac = self._allot_name(connection, step.set_name)
         now = self._store.now()
         connection.execute(
             insert(members).values(
@@ -184,7 +222,7 @@ class Recorder:
                 phase=Phase.CREATING.value,
                 host=step.host,
                 zone=step.zone,
-                address=self._allot_address({one.address for one in taken}),
+                address=address,
                 mac=mac,
                 incarnation=1,
                 model=row.model,
@@ -234,18 +272,19 @@ class Recorder:
     def _spec(self, connection: Connection, set_name: str) -> ScaleSetSpec:
         return read_spec(connection.execute(select(sets.c.spec).where(sets.c.name == set_name)).scalar_one())
 
-    def _allot_name(self, set_name: str, names: set[str], macs: set[str]) -> tuple[str, str]:
+    def _allot_name(self, connection: Connection, set_name: str) -> tuple[str, str]:
+        """(name, MAC) that nobody has, nor the name of one that was let go."""
         while True:
             name = f"{set_name}-{self._suffix()}"
             mac = machine_mac(self._installation, name)
-            if name not in names and mac not in macs:
+            taken = select(members.c.name).where((members.c.name == name) | (members.c.mac == mac))
+            if connection.execute(taken).first() is None and not is_departed(connection, name):
                 return name, mac
 
-    def _allot_address(self, taken: set[str]) -> str:
-        for address in self._addresses():
-            if address not in taken:
-                return address
-        raise HostFull("every address of the range is taken", "widen network.range in config.toml")
+    def _free_addresses(self, connection: Connection) -> Iterator[str]:
+        """Lowest first, each once."""
+        taken = set(connection.execute(select(members.c.address)).scalars())
+        return (address for address in self._addresses() if address not in taken)
 
     def _image_digest(self, connection: Connection, row: Any) -> str:
         key = (images.c.name == row.image_name) & (images.c.version == row.image_version)
@@ -263,12 +302,11 @@ class Recorder:
             values["parked"] = step.parked.value
         if step.answered:
             values["request"] = None
-        if step.phase is Phase.FAILED or step.is_repair:
-            values["failures"] = step.member.failures + 1
-        if step.phase is Phase.STANDBY:
-            values["failures"] = 0
+        if step.is_held:
+            values["unhealthy_since"] = self._store.now()
+        values |= _tries_after(step)
         done = self._change(connection, step.member, step.reason, step.phase.value, values)
-        if done and step.phase is Phase.FAILED:
+        if done and (step.phase is Phase.FAILED or step.is_held):
             self._note_end(connection, step.member, step.member.failures + 1, step.reason)
         if done and step.new_body and step.member.role is Role.INSTANCE:
             member = step.member
@@ -311,13 +349,24 @@ class Recorder:
             again = f"once the cause is mended: understudy reimage {member.set_name}/{member.name}"
             self._note(connection, member.set_name, member.name, "gave_up", f"{words}\n{again}")
 
-    def _note_condition(
-        self, connection: Connection, step: NotePool | NoteRollout, values: dict[str, Any]
-    ) -> bool:
+    def _note_condition(self, connection: Connection, step: NotePool | NoteRollout) -> bool:
+        values: dict[str, Any]
+        if isinstance(step, NotePool):
+            values = {"pool_level": step.condition.level.value, "pool_degraded": step.condition.is_degraded}
+        else:
+            values = {"rollout_level": step.condition.level.value, "rollout_model": step.condition.model}
         done = connection.execute(update(sets).where(sets.c.name == step.set_name).values(**values))
         for kind, words in step.events if done.rowcount else ():
             self._note(connection, step.set_name, "", kind, words)
         return bool(done.rowcount)
+
+    def _note_wait(self, connection: Connection, step: NoteWait) -> bool:
+        """Of those who were begun meanwhile it is not true any more."""
+        waits = [update(members).where(_as_planned(one)).values(reason=step.why) for one in step.members]
+        done = sum(connection.execute(change).rowcount for change in waits)
+        if done:
+            self._note(connection, step.set_name, "", "waits", step.reason)
+        return done > 0
 
     def _forget_set(self, connection: Connection, step: ForgetSet) -> bool:
         model = select(sets.c.model).where(sets.c.name == step.set_name).scalar_subquery()
@@ -370,10 +419,18 @@ def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[
             return "renewed", {"request": Request.REIMAGE.value}
 
 
+def _tries_after(step: Advance) -> dict[str, Any]:
+    """What an advance makes of the tries that did not help."""
+    if step.phase is Phase.STANDBY:
+        return {"failures": 0}
+    is_try = step.phase is Phase.FAILED or step.is_repair
+    return {"failures": step.member.failures + 1} if is_try else {}
+
+
 def _has_drives(member: Member, kind: EffectKind) -> bool:
     """After such an effect the machine has the drives of its member. What is told later finds what is there."""
     tells_at_start = kind is EffectKind.TELL and member.phase is Phase.STARTING
-    return tells_at_start or kind in (EffectKind.CREATE, EffectKind.AWAIT)
+    return tells_at_start or kind in (EffectKind.CREATE, EffectKind.FORK, EffectKind.AWAIT)
 
 
 def _as_planned(member: Member) -> ColumnElement[bool]:

@@ -6,8 +6,8 @@ import contextlib
 import fcntl
 import json
 import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,19 @@ from sqlalchemy import Connection, delete, insert, select, update
 from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.changes import describe_changes
 from orchestrator.models.events import Event
+from orchestrator.models.golden import GoldenTroubles
 from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.storage import Drive
 from orchestrator.planner.backoff import MAX_TRIES
+from orchestrator.store.change_watch import Version
 from orchestrator.store.database import Database
 from orchestrator.store.drives import grow_drives, list_drives
-from orchestrator.store.rows import read_event, read_image, read_member, read_set, read_spec
-from orchestrator.store.tables import events, facts, images, leases, members, sets
+from orchestrator.store.golden import end_golden_troubles, list_golden_troubles
+from orchestrator.store.rows import MemberReader, read_event, read_image, read_member, read_set, read_spec
+from orchestrator.store.tables import departed, events, facts, images, leases, members, sets
+
+HOLD = "hold"  # the fact that says why nothing may be done
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Snapshot:
     sets: tuple[ScaleSet, ...]
     members: tuple[Member, ...]
     drives: tuple[Drive, ...] = ()
+    hold: str = ""  # why nothing may be done before `adopt`
+    golden_troubles: GoldenTroubles = field(default_factory=dict)
 
 
 class Store:
@@ -41,10 +48,21 @@ class Store:
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self.database = database
         self.now = now
+        self._members = MemberReader()
+        self._last: tuple[Version | None, Snapshot] | None = None
 
     # ---- reading -----------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
+        """As it is now. While nobody writes it is the same value, and nothing is read."""
+        # Asked before it is read: what is written in between is read now, and once more.
+        version = self.database.version()
+        last = self._last
+        if version is None or last is None or last[0] != version:
+            last = self._last = version, self._read_snapshot()
+        return last[1]
+
+    def _read_snapshot(self) -> Snapshot:
         with self.database.read() as connection:
             known = {(row.name, row.version): read_image(row) for row in connection.execute(select(images))}
             drives = list_drives(connection)
@@ -56,12 +74,21 @@ class Store:
                     read_set(row, known[row.image_name, row.image_version])
                     for row in connection.execute(select(sets).order_by(sets.c.name))
                 ),
-                tuple(
-                    read_member(row, held.get(row.name, ()))
-                    for row in connection.execute(select(members).order_by(members.c.name))
-                ),
+                self._members.read(connection.execute(select(members).order_by(members.c.name)).all(), held),
                 drives,
+                self._hold(connection),
+                list_golden_troubles(connection),
             )
+
+    def _hold(self, connection: Connection) -> str:
+        row = connection.execute(select(facts.c.value).where(facts.c.key == HOLD)).first()
+        return str(json.loads(row.value)) if row else ""
+
+    def find_departed(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of these members were let go, as far back as that is remembered."""
+        with self.database.read() as connection:
+            query = select(departed.c.name).where(departed.c.name.in_(list(names)))
+            return frozenset(row.name for row in connection.execute(query))
 
     def find_set(self, name: str) -> ScaleSet | None:
         return next((one for one in self.snapshot().sets if one.name == name), None)
@@ -84,11 +111,10 @@ class Store:
         with self.database.read() as connection:
             return [read_event(row) for row in connection.execute(query)][::-1]
 
-    def list_known_members(self) -> frozenset[str]:
-        """Names of all members of which anything was ever told: machines that bear them were ours."""
+    def list_departed(self) -> frozenset[str]:
+        """All members that were let go, as far back as that is remembered: what bears their names was ours."""
         with self.database.read() as connection:
-            names = connection.execute(select(events.c.member).distinct()).scalars()
-            return frozenset(name for name in names if name)
+            return frozenset(connection.execute(select(departed.c.name)).scalars())
 
     # ---- images ------------------------------------------------------------------------------------------
 
@@ -201,10 +227,11 @@ class Store:
             )
 
     def touch_set(self, name: str) -> None:
-        """A wish to look again: failed members are due at once."""
+        """A wish to look again: failed members are due at once, and so are golden images."""
         with self.database.write() as connection:
             connection.execute(update(sets).where(sets.c.name == name).values(generation=sets.c.generation + 1))
             self._due_at_once(connection, name)
+            end_golden_troubles(connection, name)
 
     def _due_at_once(self, connection: Connection, set_name: str) -> None:
         """Failed members need not sit out their pause, and nobody is given up: the operator has spoken."""
@@ -246,6 +273,13 @@ class Store:
                 found = secrets.token_hex(8)
                 connection.execute(insert(facts).values(key="installation", value=json.dumps(found)))
         return str(found)
+
+    def begin_anew(self, installation: str, hold: str) -> None:
+        """A new store for an installation that is there; nothing is done before it was adopted."""
+        with self.database.write() as connection:
+            if connection.execute(select(facts.c.key).where(facts.c.key == "installation")).first() is None:
+                connection.execute(insert(facts).values(key="installation", value=json.dumps(installation)))
+                connection.execute(insert(facts).values(key=HOLD, value=json.dumps(hold)))
 
     def find_lease_holder(self, name: str) -> tuple[str, float] | None:
         """(holder, expiry in seconds since the epoch)."""

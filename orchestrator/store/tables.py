@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 3  # a new one needs its entry in `migrations`
+SCHEMA_VERSION = 4  # a new one needs its entry in `migrations`
 
 metadata = MetaData()
 
@@ -89,6 +89,14 @@ drives = Table(
     Column("failures", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     UniqueConstraint("member", "name", name="one_drive_of_a_name_per_member"),
+)
+
+# Members that were let go: a machine of such a name is a leak. One of which nothing is known is never removed.
+departed = Table(
+    "departed",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("at", Float, nullable=False),
 )
 
 events = Table(
