@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.errors import UnderstudyError
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -26,6 +28,9 @@ class SecretIdentities:
 
     def member_suffix(self) -> str:
         return "".join(secrets.choice(_SUFFIX) for _ in range(5))
+
+    def entropy(self) -> bytes:
+        return secrets.token_bytes(64)
 
     def host_key(self, machine_uuid: str) -> tuple[str, str]:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -55,38 +60,51 @@ class SystemClock:
 def ensure_operator_key(file: Path) -> str:
     """The public half of the key Understudy logs in with, made on first use (0600)."""
     public = file.with_suffix(".pub")
-    if file.exists() and public.exists():
-        return public.read_text(encoding="utf-8").strip()
+    if file.exists() and public.exists() and (known := public.read_text(encoding="utf-8").strip()):
+        return known
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
     if not file.exists():
         _write_private(file, _open_ssh(Ed25519PrivateKey.generate())[0].encode())
-    if not public.exists():
-        private = load_ssh_private_key(file.read_bytes(), None)
-        assert isinstance(private, Ed25519PrivateKey)
-        public.write_text(f"{_open_ssh(private)[1]} understudy\n", encoding="utf-8")
-    return public.read_text(encoding="utf-8").strip()
+    private = load_ssh_private_key(file.read_bytes(), None)
+    assert isinstance(private, Ed25519PrivateKey)
+    words = f"{_open_ssh(private)[1]} understudy"
+    _write_beside(public, f"{words}\n".encode()).replace(public)
+    return words
 
 
 def _ensure_secret(file: Path) -> bytes:
     if not file.exists():
         _write_private(file, secrets.token_bytes(32))
-    return file.read_bytes()
+    secret = file.read_bytes()
+    if not secret:
+        raise UnderstudyError(
+            f"{file} is empty: the host keys of all machines come from it", "restore it from a backup of the file"
+        )
+    return secret
 
 
 def _write_private(file: Path, content: bytes) -> None:
     """Whole or not at all, and 0600 from the first byte. Whoever comes first wins."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(content)
+    partial = _write_beside(file, content)
     try:
         os.link(partial, file)
     except FileExistsError:
         pass
     finally:
         partial.unlink()
+
+
+def _write_beside(file: Path, content: bytes) -> Path:
+    """0600, and on disk before it may get its name: a power failure leaves no empty key."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    return partial
 
 
 def _open_ssh(private: Ed25519PrivateKey) -> tuple[str, str]:

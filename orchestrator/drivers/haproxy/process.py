@@ -1,9 +1,10 @@
 """The HAProxy process and its file.
 
 Invariant: the file on disk says what the process does, and `haproxy -c` has accepted it before any process reads
-it. Where only servers differ, runtime commands put the change in force (no reload, no connection lost), and
-the file that says the same is validated and moved into place after them. Any other change is validated, moved into
-place with a mark and loaded by a new process that takes over the listening sockets; then the mark goes.
+it. Servers that are there change their state at once. Where only servers differ, runtime commands put the change
+in force (no reload, no connection lost), and the file that says the same is validated and moved into place after
+them. Any other change is validated, moved into place with a mark and loaded by a new process that takes over the
+listening sockets; then the mark goes.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from orchestrator.drivers.haproxy.runtime import RuntimeApi
 from orchestrator.drivers.haproxy.superseded import Superseded, find_processes, stop_processes
 from orchestrator.errors import BalancerError
-from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.balancing import BalancerConfig, Frontend, Server
 from orchestrator.models.sightings import BalancerSighting, Rotation, ServerSighting
 from orchestrator.render.haproxy import KEEP_ALIVE, HaproxyProcess, render_haproxy
 
@@ -55,19 +58,17 @@ class HaproxyBalancer:
         if not self._socket.exists():
             return BalancerSighting(running=False)
         try:
-            servers = self._runtime.servers()
-            servers = self._with_superseded(servers)
+            servers = self._with_superseded(*self._runtime.look())
         except BalancerError:
             return BalancerSighting(running=False)
         return BalancerSighting(True, self._digest(servers), servers)
 
     def _with_superseded(
-        self, servers: dict[tuple[str, str], ServerSighting]
+        self, servers: dict[tuple[str, str], ServerSighting], addresses: dict[tuple[str, str], str]
     ) -> dict[tuple[str, str], ServerSighting]:
         """With the sessions that processes replaced by the running one still serve."""
         if not self._superseded.find_alive():
             return servers
-        addresses = self._runtime.addresses()
         connections = self._superseded.count_connections(set(addresses.values()))
         return {
             key: replace(seen, sessions=seen.sessions + connections[addresses.get(key, "")])
@@ -104,8 +105,8 @@ class HaproxyBalancer:
         if not config.frontends:
             self._stop()
             return
+        running = self._set_states(config)
         text = self._render(config)
-        running = self.observe().running
         if running and _structure(text) == _structure(self._current()):
             self._change_servers(config)
             self._write_candidate(text)
@@ -117,6 +118,20 @@ class HaproxyBalancer:
         if not running:
             self._check_ports(config)
         self._load(text, running)
+
+    def _set_states(self, config: BalancerConfig) -> bool:
+        """Of servers that are there, before anything else: clients wait for these. False if nothing runs."""
+        if not self._socket.exists():
+            return False
+        try:
+            present, addresses = self._runtime.look()
+        except BalancerError:
+            return False
+        for key, (_, server) in _servers_of(config).items():
+            seen = present.get(key)
+            if seen is not None and seen.state is not server.state and addresses.get(key) == _where(server):
+                self._runtime.set_state(*key, server.state)
+        return True
 
     def _render(self, config: BalancerConfig) -> str:
         process = HaproxyProcess(str(self._socket), str(self._pid_file), str(self._state_file), *_unprivileged())
@@ -133,19 +148,16 @@ class HaproxyBalancer:
             raise BalancerError(f"HAProxy refuses its configuration: {_alerts(done)}", f"see {self._candidate}")
 
     def _change_servers(self, config: BalancerConfig) -> None:
-        present = self._runtime.servers()
-        addresses = self._runtime.addresses()
-        wanted = {
-            (front.name, server.member): (front, server) for front in config.frontends for server in front.servers
-        }
+        present, addresses = self._runtime.look()
+        wanted = _servers_of(config)
         for key in present:
             target = wanted.get(key)
-            moved = target is not None and addresses.get(key) != f"{target[1].address}:{target[1].port}"
+            moved = target is not None and addresses.get(key) != _where(target[1])
             if target is None or moved:
                 self._runtime.remove(*key)
         for key, (front, server) in wanted.items():
             seen = present.get(key)
-            if seen is None or addresses.get(key) != f"{server.address}:{server.port}":
+            if seen is None or addresses.get(key) != _where(server):
                 self._runtime.add(front, server)
             elif seen.state is not server.state:
                 self._runtime.set_state(*key, server.state)
@@ -247,8 +259,9 @@ class HaproxyBalancer:
             return subprocess.CompletedProcess(done.args, done.returncode, "", errors.read())
 
 
-def _servers_in(text: str) -> dict[tuple[str, str], tuple[str, Rotation]]:
-    """(backend, server) -> (address, state) as the file says."""
+@lru_cache(maxsize=1)
+def _servers_in(text: str) -> Mapping[tuple[str, str], tuple[str, Rotation]]:
+    """(backend, server) -> (address, state) as the file says; it mostly says what it did at the last look."""
     states = {"disabled": Rotation.MAINT, "weight 0": Rotation.DRAIN, None: Rotation.READY}
     found, backend = {}, ""
     for line in text.splitlines():
@@ -257,6 +270,16 @@ def _servers_in(text: str) -> dict[tuple[str, str], tuple[str, Rotation]]:
         elif match := _SERVER.match(line):
             found[backend, match[1]] = (match[2], states[match[3]])
     return found
+
+
+def _servers_of(config: BalancerConfig) -> dict[tuple[str, str], tuple[Frontend, Server]]:
+    """By (backend, server)."""
+    return {(front.name, server.member): (front, server) for front in config.frontends for server in front.servers}
+
+
+def _where(server: Server) -> str:
+    """As the runtime API says it."""
+    return f"{server.address}:{server.port}"
 
 
 def _structure(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from operator import itemgetter
 from pathlib import Path
 
 from orchestrator.errors import BalancerError
@@ -15,10 +16,10 @@ from orchestrator.models.sightings import Rotation, ServerSighting
 from orchestrator.render.haproxy import check_options
 
 _TIMEOUT = 5.0
-# Bits of srv_admin_state in `show servers state`.
-_MAINT = 0x01 | 0x02 | 0x04 | 0x20
+# Bits of srv_admin_state in `show servers state`. That a server began in maintenance is said of it for ever.
+_MAINT = 0x01 | 0x02 | 0x20
+_BEGAN_IN_MAINT = 0x04
 _DRAIN = 0x08 | 0x10
-_FAILING = ["0", "0"]  # srv_op_state: stopped; srv_admin_state: nobody asked for it
 _DELETE_SECONDS = 1.0
 
 
@@ -42,28 +43,26 @@ class RuntimeApi:
             raise BalancerError(f"HAProxy does not answer on {self._path}: {error}") from error
         return answer.decode("utf-8", "replace").strip()
 
-    def servers(self) -> dict[tuple[str, str], ServerSighting]:
-        """(backend, server) -> what HAProxy thinks of it."""
+    def look(self) -> tuple[dict[tuple[str, str], ServerSighting], dict[tuple[str, str], str]]:
+        """(backend, server) -> what HAProxy thinks of it, and -> its `address:port`."""
         states = self._admin_states(self.ask("show servers state"))
-        found = {}
-        for row in self._rows(self.ask("show stat -1 4 -1")):
-            key = (row["pxname"], row["svname"])
-            found[key] = ServerSighting(
-                state=states.get(key, Rotation.MAINT),
-                is_up=row["status"].startswith(("UP", "DRAIN", "no check")),
-                sessions=int(row["scur"] or 0) + int(row["qcur"] or 0),
+        found, addresses = {}, {}
+        said = self.ask("show stat -1 4 -1")
+        rows = self._rows(said, "pxname", "svname", "addr", "status", "scur", "qcur")
+        for backend, server, address, status, current, queued in rows:
+            addresses[backend, server] = address
+            found[backend, server] = ServerSighting(
+                state=states.get((backend, server), Rotation.MAINT),
+                is_up=status.startswith(("UP", "DRAIN", "no check")),
+                sessions=int(current or 0) + int(queued or 0),
             )
-        return found
+        return found, addresses
 
     def failing(self) -> str:
         """The servers that are down though they should serve, as a file of server states."""
-        lines = self.ask("show servers state").splitlines()
-        kept = [line for line in lines if not line[:1].isdigit() or line == "1" or line.split()[5:7] == _FAILING]
-        return "".join(f"{line}\n" for line in kept)
-
-    def addresses(self) -> dict[tuple[str, str], str]:
-        """(backend, server) -> `address:port`."""
-        return {(row["pxname"], row["svname"]): row["addr"] for row in self._rows(self.ask("show stat -1 4 -1"))}
+        lines = [line.split(" ") for line in self.ask("show servers state").splitlines()]
+        kept = (_as_failing(fields) if len(fields) > 7 and fields[0].isdigit() else fields for fields in lines)
+        return "".join(f"{' '.join(fields)}\n" for fields in kept if fields)
 
     def add(self, front: Frontend, server: Server) -> None:
         name = f"{front.name}/{server.member}"
@@ -104,9 +103,19 @@ class RuntimeApi:
             found[fields[1], fields[3]] = state
         return found
 
-    def _rows(self, text: str) -> list[dict[str, str]]:
+    def _rows(self, text: str, *columns: str) -> list[tuple[str, ...]]:
+        """These columns of every line."""
         lines = [line for line in text.splitlines() if line]
         if not lines or not lines[0].startswith("# "):
             return []
         header = lines[0].removeprefix("# ").split(",")
-        return [dict(zip(header, line.split(","), strict=False)) for line in lines[1:]]
+        places = [header.index(column) for column in columns]
+        pick = itemgetter(*places)
+        return [pick(line.split(",", max(places) + 1)) for line in lines[1:]]
+
+
+def _as_failing(fields: list[str]) -> list[str]:
+    """A line of `show servers state` as a new process is to read it. Empty unless the server is down
+    (srv_op_state), and nobody asked for that (srv_admin_state)."""
+    is_failing = fields[5] == "0" and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
+    return [*fields[:6], "0", *fields[7:]] if is_failing else []

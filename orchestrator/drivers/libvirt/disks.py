@@ -35,15 +35,15 @@ class LibvirtDisks:
     def ensure(self, disks: Sequence[ExtraDisk], domain: str) -> tuple[str, ...]:
         """Paths of their volumes, made or grown if need be, for a machine of that name.
 
-        Raises Conflict if another machine has a drive, HostError if a volume that must exist is missing.
+        Raises Conflict if any other machine has one, HostError if a volume that must exist is missing.
         """
-        holders = self._holders() if any(disk.is_drive for disk in disks) else {}
+        holders = self._holders() if disks else {}
         paths = []
         for disk in disks:
             path = self._ensure_volume(disk)
             other = next((name for name in holders.get(path, ()) if name != domain), None)
-            if other is not None and disk.is_drive:
-                raise Conflict(f"drive {disk.volume!r} is attached to {other!r}; {domain!r} cannot have it too")
+            if other is not None:
+                raise Conflict(f"volume {disk.volume!r} is attached to {other!r}; {domain!r} cannot have it too")
             paths.append(path)
         return tuple(paths)
 
@@ -56,7 +56,7 @@ class LibvirtDisks:
             attached = True
             for disk, path in zip(disks, self.ensure(disks, domain), strict=True):
                 document = render_disk(disk, path, hardware)
-                if path not in kept:
+                if path not in kept and found.isPersistent():
                     found.attachDeviceFlags(document, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
                 if live is None:
                     continue
@@ -68,8 +68,13 @@ class LibvirtDisks:
 
     def remove_local_storage(self, member: str, keep: str = "") -> None:
         begin = local_volumes(self._prefix, member)
-        for name in self._volumes.list_names():
-            if name.startswith(begin) and name != keep:
+        names = [name for name in self._volumes.list_names() if name.startswith(begin) and name != keep]
+        if not names:
+            return
+        with translated(f"cannot remove local storage of {member!r} on {self._connection.uri}"):
+            held = self._holders()
+        for name in names:
+            if self._volumes.path_of(name) not in held:
                 self._volumes.remove(name)
 
     def remove_drive(self, volume: str) -> None:
@@ -100,17 +105,14 @@ class LibvirtDisks:
     def _is_in_use(self, path: str) -> bool:
         """A running machine has it: then only that machine may resize it."""
         running = self._connection.get().listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-        return any(
-            path in sources_of(domain) for domain in running if domain.name().startswith(f"{self._prefix}-")
-        )
+        return any(path in sources_of(domain) for domain in running)
 
     def _holders(self) -> dict[str, tuple[str, ...]]:
-        """Path of a disk -> machines of ours that have it, now or from their next start on."""
+        """Path of a disk -> domains that have it, or lie over it, now or from their next start on; whosever."""
         holders: dict[str, tuple[str, ...]] = {}
+        inactive = libvirt.VIR_DOMAIN_XML_INACTIVE
         for domain in self._connection.get().listAllDomains(0):
-            if not domain.name().startswith(f"{self._prefix}-"):
-                continue
-            for path in sources_of(domain) | sources_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE):
+            for path in sources_of(domain, beneath=True) | sources_of(domain, inactive, beneath=True):
                 holders[path] = (*holders.get(path, ()), domain.name())
         return holders
 

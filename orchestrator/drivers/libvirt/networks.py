@@ -10,7 +10,7 @@ import libvirt
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.errors import translated
-from orchestrator.errors import HostError, NotFound
+from orchestrator.errors import HostError
 from orchestrator.models.machine import Nic, Subnet
 from orchestrator.models.stock import Reservation
 
@@ -34,23 +34,18 @@ class Networks:
             dynamic = tuple((part.get("start", ""), part.get("end", "")) for part in dhcp.findall("range"))
         return Subnet(str(subnet), gateway, (gateway,), tuple(sorted(reserved)), dynamic)
 
-    def check_filter(self, name: str) -> None:
-        """Raises NotFound if libvirt does not know that network filter."""
-        with translated(f"cannot look up network filter {name!r} on {self._connection.uri}"):
-            try:
-                self._connection.get().nwfilterLookupByName(name)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in (libvirt.VIR_ERR_NO_NWFILTER, libvirt.VIR_ERR_NO_SUPPORT):
-                    raise
-                raise NotFound(
-                    f"{self._connection.uri} has no network filter {name!r}: guests could take others' addresses",
-                    "apt-get install libvirt-daemon-config-nwfilter, or set network.filter in config.toml",
-                ) from error
-
     def _leased(self, name: str) -> set[str]:
         with translated(f"cannot read the leases of network {name!r}"):
             leases = self._connection.get().networkLookupByName(name).DHCPLeases()
         return {str(lease["ipaddr"]) for lease in leases}
+
+    def ensure_active(self, name: str) -> Any:
+        """That network, which runs."""
+        with translated(f"cannot use network {name!r} on {self._connection.uri}"):
+            network = self._connection.get().networkLookupByName(name)
+            if not network.isActive():
+                network.create()
+            return network
 
     def ensure_reservation(self, nic: Nic, member: str) -> None:
         """A DHCP host entry for the card, where the network runs DHCP at all."""
@@ -103,10 +98,8 @@ class Networks:
             raise
 
     def _ip_part(self, name: str) -> tuple[ElementTree.Element, ElementTree.Element | None]:
+        network = self.ensure_active(name)
         with translated(f"cannot use network {name!r} on {self._connection.uri}"):
-            network = self._connection.get().networkLookupByName(name)
-            if not network.isActive():
-                network.create()
             root = ElementTree.fromstring(network.XMLDesc())  # noqa: S314 - libvirtd's own document
         for ip in root.findall("ip"):
             if ip.get("family", "ipv4") == "ipv4" and ip.get("address"):

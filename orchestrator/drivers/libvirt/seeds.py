@@ -37,7 +37,7 @@ class Seeds:
             if volume is None:
                 return
             _take_out(found, name, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-            volume.wipe(0)
+            self._volumes.wipe(volume)
             if found.isActive():
                 _take_out_now(found, name)
             if not found.isActive() or _find_disk(found, name, 0) is None:

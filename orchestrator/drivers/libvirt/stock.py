@@ -22,11 +22,13 @@ from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.drivers.libvirt.networks import Networks
 from orchestrator.drivers.libvirt.ownership import find_owner
 from orchestrator.drivers.libvirt.volumes import Volumes
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, HostUnreachable, NotFound
+from orchestrator.models.naming import SEED_ENDING
 from orchestrator.models.stock import DomainStock, HostStock, Remnant, RemnantKind, Reservation
 
 _VARIABLES = "_VARS.fd"
 _MEMORY = ".save"
+_ISO_MARK, _ISO_MARK_AT = b"CD001", 32769  # ECMA-119: of the first volume descriptor
 
 
 class LibvirtStock:
@@ -46,22 +48,29 @@ class LibvirtStock:
         with translated(f"cannot take stock of {self._connection.uri}"):
             # Volumes first: one that belongs to a machine made meanwhile is then not taken for left over.
             volumes = self._volumes.list_paths()
+            domains = [_stock_of(one) for one in self._connection.get().listAllDomains(0)]
             return HostStock(
                 name=self._name,
-                domains=self._domains(),
+                domains={one.name: one for one in domains if one.name.startswith(f"{self._prefix}-")},
                 volumes=volumes,
                 pool=str(self._volumes.directory),
                 reservations=tuple(self._networks.list_reservations()),
                 remnants=tuple(self._remnants()),
                 reserves=bool(self._network) and self._networks.runs_dhcp(self._network),
+                in_use=frozenset(path for one in domains for path in one.files),
+                seeds=frozenset(name for name in volumes if self._is_seed(name)),
             )
 
-    def _domains(self) -> dict[str, DomainStock]:
-        found = {}
-        for domain in self._connection.get().listAllDomains(0):
-            if domain.name().startswith(f"{self._prefix}-"):
-                found[domain.name()] = _stock_of(domain)
-        return found
+    def _is_seed(self, name: str) -> bool:
+        """An ISO image, and not one that was wiped or is gone by now."""
+        if not name.startswith(f"{self._prefix}-") or not name.endswith(SEED_ENDING):
+            return False
+        try:
+            return self._volumes.read_at(name, _ISO_MARK_AT, len(_ISO_MARK)) == _ISO_MARK
+        except HostUnreachable:
+            raise
+        except (HostError, NotFound):
+            return False
 
     def remove_volume(self, name: str) -> None:
         self._volumes.remove(name)

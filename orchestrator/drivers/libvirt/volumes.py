@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import libvirt
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
-from orchestrator.drivers.libvirt.errors import translated
+from orchestrator.drivers.libvirt.errors import from_libvirt, translated
 from orchestrator.errors import Conflict, HostError
 from orchestrator.render.volumes import render_overlay, render_pool, render_volume
 
 _CHUNK = 256 * 1024
+_FILLING = 5.0  # seconds that libvirt may still fill a volume for somebody who is dead
+_LOOK = 0.05
 
 
 class Volumes:
@@ -84,6 +90,20 @@ class Volumes:
                     return None
                 raise
 
+    def is_there(self, name: str) -> bool:
+        """Whether there is a file behind the volume: libvirt goes on listing one that was deleted behind it."""
+        volume = self.find(name)
+        if volume is None:
+            return False
+        try:
+            volume.info()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
+                self.refresh()
+                return False
+            raise from_libvirt(error, f"cannot look up volume {name!r}") from error
+        return True
+
     def list_names(self) -> list[str]:
         with translated("cannot list volumes"):
             return sorted(volume.name() for volume in self.ensure_pool().listAllVolumes())
@@ -105,6 +125,15 @@ class Volumes:
             self.refresh()
             return {volume.name(): str(volume.path()) for volume in self.ensure_pool().listAllVolumes()}
 
+    def list_sizes(self) -> dict[str, int]:
+        """Name -> capacity in bytes. Nothing is made for it: without a pool there are none."""
+        with translated("cannot list volumes"):
+            pools = self._connection.get().listAllStoragePools(0)
+            if all(pool.name() != self._pool_name for pool in pools):
+                return {}
+            volumes = self.ensure_pool().listAllVolumes()
+            return {volume.name(): int(volume.info()[1]) for volume in volumes}
+
     def path_of(self, name: str) -> str:
         """Raises HostError if there is no such volume."""
         volume = self.find(name)
@@ -116,6 +145,9 @@ class Volumes:
         """A fresh qcow2 overlay over volume `base`; its path. `size` None: the base's virtual size, in bytes."""
         self.remove(name)
         volume = self.find(base)
+        if volume is None:
+            self.refresh()
+            volume = self.find(base)
         if volume is None:
             raise HostError(f"image volume {base!r} is missing on {self._connection.uri}")
         with translated(f"cannot make overlay {name!r}"):
@@ -164,6 +196,10 @@ class Volumes:
 
     def read_tail(self, name: str, size: int) -> bytes:
         """The last `size` bytes of a raw volume; empty if there is none."""
+        if is_here(self._connection.uri):
+            # A console is looked at many times a second while its guest needs the processor.
+            with contextlib.suppress(OSError):
+                return _read_end(self._path / name, size)
         volume = self.find(name)
         if volume is None:
             return b""
@@ -178,6 +214,22 @@ class Volumes:
             stream.finish()
         return bytes(tail)
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """That part of a raw volume, as far as there is one."""
+        volume = self.find(name)
+        if volume is None:
+            return b""
+        with translated(f"cannot read volume {name!r}"):
+            if int(volume.info()[1]) < offset + size:
+                return b""
+            stream = self._connection.get().newStream(0)
+            volume.download(stream, offset, size, 0)
+            part = bytearray()
+            while chunk := stream.recv(_CHUNK):
+                part += chunk
+            stream.finish()
+        return bytes(part)
+
     def remove(self, name: str) -> None:
         """Absent is success."""
         volume = self.find(name)
@@ -185,19 +237,26 @@ class Volumes:
             return
         with translated(f"cannot remove volume {name!r}"):
             try:
-                volume.delete(0)
+                _delete(volume)
             except libvirt.libvirtError as error:
                 # Also success: the file behind it is gone already.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL and Path(volume.path()).exists():
                     raise
                 self.refresh()
 
-    def remove_all_of(self, domain: str) -> None:
-        """Every volume named after the domain, and the console logs that virtlogd rolled over."""
+    def remove_all_of(self, domain: str, kept: Container[str] = ()) -> None:
+        """Every volume named after the domain, and the console logs that virtlogd rolled over, but no path in
+        `kept`."""
         self.refresh()
         for name in self.list_names():
-            if name.startswith(f"{domain}."):
+            if name.startswith(f"{domain}.") and self.path_of(name) not in kept:
                 self.remove(name)
+
+    def wipe(self, volume: Any) -> None:
+        """Zeros over all that the volume holds. Raises libvirtError."""
+        # libvirt overwrites as many bytes as were allocated when it looked last: perhaps before it was filled.
+        volume.info()
+        volume.wipe(0)
 
     def refresh(self) -> None:
         """Let libvirt see what appeared in the directory. Busy volumes make it refuse; the next time will do."""
@@ -211,8 +270,37 @@ class Volumes:
         stream.finish()
 
 
+def is_here(uri: str) -> bool:
+    """Whether the files of that libvirt are this machine's."""
+    parts = urlsplit(uri)
+    return parts.scheme in ("qemu", "qemu+unix") and not parts.netloc
+
+
+def _read_end(path: Path, size: int) -> bytes:
+    """Of a regular file. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        end = os.fstat(descriptor).st_size
+        return os.pread(descriptor, size, max(end - size, 0))
+    finally:
+        os.close(descriptor)
+
+
 def _send_all(stream: Any, content: bytes) -> None:
     view = memoryview(content)
     while view:
         sent = stream.send(bytes(view[:_CHUNK]))
         view = view[sent:]
+
+
+def _delete(volume: Any) -> None:
+    """Also one that libvirt still makes or fills: what a process asked for goes on when the process was killed."""
+    end = time.monotonic() + _FILLING
+    while True:
+        try:
+            volume.delete(0)
+            return
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or time.monotonic() >= end:
+                raise
+        time.sleep(_LOOK)
