@@ -10,12 +10,19 @@ import base64
 import contextlib
 
 from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady
+from orchestrator.models.setup_result import plain
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.guest import Patience
 from orchestrator.ports.hypervisor import Hypervisor
 
 _LIMIT = 64 * 1024
-_LOOK = 0.02
+# How often it is asked whether a command has ended: each question takes a guest that is emulated some milliseconds
+# of its one processor, the journal's included.
+_LOOK, _SHARE = 0.04, 0.08  # at least (seconds), and of the time waited so far
+_WORDS = 200  # characters of what a failed command said
+# Not every `date` reads fractions of a second.
+_SET_TIME = "date -u -s @{now:.3f} > /dev/null 2>&1 || date -u -s @{now:.0f} > /dev/null"
+_EXEC_COMMANDS = {"guest-exec", "guest-exec-status"}
 _FILE_COMMANDS = {"guest-file-open", "guest-file-read", "guest-file-seek", "guest-file-close"}
 
 
@@ -28,6 +35,27 @@ class GuestAgent:
 
     def can_read_files(self) -> bool:
         """True once an agent answers that may: some distributions forbid it to theirs."""
+        return self._allows(_FILE_COMMANDS)
+
+    def can_run(self) -> bool:
+        """The same of running commands."""
+        return self._allows(_EXEC_COMMANDS)
+
+    def is_there(self) -> bool:
+        """Whether an agent answers, whatever it says."""
+        try:
+            self.ping()
+        except AgentAbsent:
+            return False
+        except GuestError:
+            pass
+        return True
+
+    def ping(self) -> None:
+        """Returns if an agent answers."""
+        self._ask("guest-ping")
+
+    def _allows(self, wanted: set[str]) -> bool:
         try:
             info = self._ask("guest-info")
         except GuestError:
@@ -35,7 +63,7 @@ class GuestAgent:
         commands = info.get("supported_commands") if isinstance(info, dict) else None
         known = commands if isinstance(commands, list) else []
         allowed = {str(one.get("name")) for one in known if isinstance(one, dict) and one.get("enabled") is True}
-        return allowed >= _FILE_COMMANDS
+        return allowed >= wanted
 
     def read_file(self, path: str, last: int = _LIMIT) -> str:
         """The last bytes of a file in the guest, at most 64 KiB; empty if there is none, or none may be read."""
@@ -55,30 +83,61 @@ class GuestAgent:
                 self._ask("guest-file-close", handle=handle)
         return _content(answer)[-size:]
 
-    def set_time(self, now: float) -> None:
-        """Epoch seconds."""
-        self._ask("guest-set-time", time=round(now * 1e9))
+    def set_time(self, clock: Clock, patience: Patience) -> None:
+        """To that of `clock`, by a command where the agent may run one: its own call also writes the hardware
+        clock, which QEMU keeps right, and for which `hwclock` of util-linux waits for the next half second."""
+        try:
+            self.run(_SET_TIME.format(now=clock.now()), clock, patience)
+        except AgentAbsent:
+            raise
+        except GuestError:
+            self._ask("guest-set-time", time=round(clock.now() * 1e9))
 
     def run(self, script: str, clock: Clock, patience: Patience) -> None:
         """Runs a shell script in the guest. Raises GuestError if it fails, NeverReady at the deadline."""
-        started = self._ask("guest-exec", path="/bin/sh", arg=["-c", script])
+        self._run(clock, patience, path="/bin/sh", arg=["-c", script])
+
+    def run_script(self, script: str, clock: Clock, patience: Patience) -> None:
+        """The same by standard input, for what no list of processes may show; the end of what it says goes into
+        the error."""
+        encoded = base64.b64encode(script.encode()).decode()
+        self._run(clock, patience, **{"path": "/bin/sh", "input-data": encoded, "capture-output": True})
+
+    def _run(self, clock: Clock, patience: Patience, **arguments: object) -> None:
+        started = self._ask("guest-exec", **arguments)
         pid = started.get("pid") if isinstance(started, dict) else None
         if not isinstance(pid, int):
             raise GuestError("the guest agent's answer is not understood")
+        began = clock.monotonic()
         while True:
             state = self._ask("guest-exec-status", pid=pid)
             if isinstance(state, dict) and state.get("exited") is True:
                 break
-            if clock.monotonic() >= patience.deadline:
+            now = clock.monotonic()
+            if now >= patience.deadline:
                 raise NeverReady("what the guest agent was asked to run was not done in time")
             if patience.is_cancelled():
                 raise Interrupted("the work is no longer wanted")
-            clock.rest(_LOOK)
+            clock.rest(max(_LOOK, (now - began) * _SHARE))
         if state.get("exitcode") != 0:
-            raise GuestError(f"what the guest agent ran ended with status {state.get('exitcode')!r:.20}")
+            words = _said(state)
+            status = f"what the guest agent ran ended with status {state.get('exitcode')!r:.20}"
+            raise GuestError(f"{status}: {words}" if words else status)
 
     def _ask(self, command: str, **arguments: object) -> object:
         return self._host.ask_agent(self._domain, command, arguments)
+
+
+def _said(state: dict[str, object]) -> str:
+    """The end of what a command wrote about its failure."""
+    encoded = state.get("err-data")
+    if not isinstance(encoded, str) or len(encoded) > 2 * _LIMIT:
+        return ""
+    try:
+        said = base64.b64decode(encoded, validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return ""
+    return plain(said).strip()[-_WORDS:]
 
 
 def _content(answer: object) -> str:

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.apply.addressing import Addressing
 from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.beside import beside
 from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.disks import machine_disks, mount_disks
+from orchestrator.apply.guest_clock import GuestClock, has_slept, may_be_asked_before
+from orchestrator.apply.identity import FORK_SECONDS, Christening
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.apply.telling import PhaseTeller
+from orchestrator.config.resources import template
 from orchestrator.config.secrets import read_administrator_password, read_secrets, redaction_of
 from orchestrator.config.uploads import upload_archive
-from orchestrator.errors import GuestError, HostError, HostUnreachable, Interrupted, UnderstudyError
-from orchestrator.lifecycle.telling import can_be_told
+from orchestrator.errors import (
+    BaseLost,
+    Conflict,
+    ForkFailed,
+    GoldenTooEarly,
+    GoldenUnusable,
+    GuestError,
+    HostError,
+    HostUnreachable,
+    Interrupted,
+    UnderstudyError,
+)
+from orchestrator.lifecycle.telling import can_be_told, has_done_with_seed, has_to_enter
 from orchestrator.models.machine import Blueprint, Hardware
-from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
+from orchestrator.models.ownership import TagState, tag_for
 from orchestrator.models.redaction import NOTHING, Redaction
 from orchestrator.models.setup_result import plain
 from orchestrator.models.spec import SSH_PORT, Probe, ScaleSetSpec
@@ -30,10 +47,13 @@ from orchestrator.ports.clock import Clock, Identities
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.ports.seed import SeedWriter
+from orchestrator.render.identity import render_identity, render_source, without_comments
 from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
 from orchestrator.render.unattend import UNATTEND_LABEL, render_unattend
 
 log = logging.getLogger("understudy.executor")
+_AGENT_SECONDS = 10.0  # after a guest is ready, in which its agent may come
+_SYNC_SECONDS = 30.0  # that a guest may take to write what it has not written yet
 _CONSOLE_BYTES = 16 * 1024  # as much as may be written between two looks at it
 
 
@@ -84,6 +104,7 @@ class Executor:
         self._world = world
         self._effects: dict[EffectKind, Callable[[Member, ScaleSet, Errand], None]] = {
             EffectKind.CREATE: self._create,
+            EffectKind.FORK: self._fork,
             EffectKind.PROVISION: self._provision,
             EffectKind.START: self._start,
             EffectKind.AWAIT: self._await,
@@ -91,6 +112,7 @@ class Executor:
             EffectKind.SHUT_DOWN: self._shut_down,
             EffectKind.HIBERNATE: self._hibernate,
             EffectKind.DESTROY: self._destroy,
+            EffectKind.TAKE_GOLDEN: self._take_golden,
         }
 
     def perform(self, effect: Effect, wanted: ScaleSet, cancelled: Cancelled, tell: Tell = tell_nobody) -> None:
@@ -122,6 +144,15 @@ class Executor:
         member = domain.removeprefix(domain_name(self._installation.prefix, ""))
         self._host(host).disks.remove_local_storage(member)
 
+    def remove_golden(self, host: str, model: str) -> None:
+        self._host(host).remove_golden(model)
+
+    def is_fork(self, member: Member) -> bool:
+        return self._host(member.host).is_fork(domain_name(self._installation.prefix, member.name))
+
+    def resume(self, host: str, domain: str) -> None:
+        self._host(host).resume_machine(domain)
+
     def console_tail(self, member: Member, wanted: ScaleSet) -> str:
         """The end of the machine's serial console log, for the reason of a failure, without secrets of its set."""
         tail = self._console(member, 1500)
@@ -130,15 +161,70 @@ class Executor:
     # ---- effects -----------------------------------------------------------------------------------------
 
     def _create(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        file = self._installation.images / f"{wanted.image.digest}.qcow2"
-        self._host(member.host).ensure_image(wanted.image, file)
+        self._ensure_image(wanted.image, member)
         blueprint = self._blueprint(member, wanted)
         self._host(member.host).create_machine(blueprint, self._seed(member, wanted))
+        self._forget_storage(member)
+
+    def _forget_storage(self, member: Member) -> None:
         if member.incarnation > 1:  # what an earlier body had and this one does not
             kept = local_volume(self._installation.prefix, member.name, member.storage_since)
             self._host(member.host).disks.remove_local_storage(member.name, kept)
 
+    def _fork(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        self._ensure_image(wanted.image, member)
+        self._host(member.host).fork_machine(self._blueprint(member, wanted))
+        self._forget_storage(member)
+
+    def _take_golden(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        domain = domain_name(self._installation.prefix, member.name)
+        agent = self._agent(member)
+        clock = self._world.clock
+        if not agent.can_run():
+            is_new = clock.now() < member.phase_since + _AGENT_SECONDS and not agent.is_there()
+            raise (GoldenTooEarly if is_new else GoldenUnusable)(
+                f"no fork of {domain!r} could be told who it is: no guest agent of its may run commands",
+                "let qemu-guest-agent run guest-exec in the image, or declare setup.fork: false",
+            )
+        with suppress(GuestError):
+            script = render_source(self._installation.addressing.guest_network(member))
+            agent.run(script, clock, Patience(clock.monotonic() + _SYNC_SECONDS, errand.cancelled))
+        host = self._host(member.host)
+        host.take_golden(domain, member.incarnation, member.model, errand.cancelled)
+
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        if self.is_fork(member):
+            self._become(member, wanted, errand)
+        else:
+            self._set_up_and_await(member, wanted, errand)
+        is_serving = member.role is Role.INSTANCE and not has_to_enter(member, wanted)
+        self._mark(member, wanted, TagState.SERVING if is_serving else TagState.SET_UP)
+
+    def _become(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        """A fork is told who it is; what setup did is in it already. Raises ForkFailed."""
+        began = self._world.clock.monotonic()
+        seconds = min(FORK_SECONDS, wanted.spec.setup.timeout)
+        patience = Patience(began + seconds, errand.cancelled)
+        domain = domain_name(self._installation.prefix, member.name)
+        clock, identity = self._world.clock, self._identity(member)
+        try:
+            files = render_seed(wanted.spec, identity, read_secrets(wanted.spec, self._installation.secrets))
+            entropy = self._world.identities.entropy()
+            program = without_comments(template("identity.sh"))
+            script = render_identity(program, identity, files, clock.now(), entropy)
+            Christening(self._host(member.host), domain, self._agent(member), clock).perform(script, patience)
+            words = (
+                f"{member.name} goes on from a golden image: told who it is in {clock.monotonic() - began:.1f} s"
+            )
+            errand.tell(member, "forked", words)
+            self._mount_drives(member, wanted, patience)
+            self._await_services(member, wanted, patience)
+        except HostUnreachable:
+            raise
+        except (GuestError, HostError) as error:
+            raise ForkFailed(f"{member.name} is no use as a fork: {error.message}", error.fix) from error
+
+    def _set_up_and_await(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
         if wanted.spec.setup.answer_file == "cloud-init":
             self._set_up(member, wanted, patience, errand)
@@ -183,7 +269,13 @@ class Executor:
     def _setup_console(self, member: Member, wanted: ScaleSet) -> SetupConsole:
         # Where setup restarts the guest, it would still show the result of the boot before.
         is_heard = not wanted.spec.setup.restarts
-        return SetupConsole(lambda: self._console(member, _CONSOLE_BYTES) if is_heard else "", self._uuid(member))
+        domain, host = domain_name(self._installation.prefix, member.name), self._host(member.host)
+
+        def read() -> str:
+            # It changes nothing, and is asked too often to ask the store each time whose the lease is.
+            return host.console_tail(domain, member.incarnation, _CONSOLE_BYTES) if is_heard else ""
+
+        return SetupConsole(read, self._uuid(member))
 
     def _console(self, member: Member, size: int) -> str:
         domain = domain_name(self._installation.prefix, member.name)
@@ -206,7 +298,16 @@ class Executor:
 
     def _start(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._attach_drives(member, wanted)
-        self._host(member.host).start_machine(domain_name(self._installation.prefix, member.name))
+        domain = domain_name(self._installation.prefix, member.name)
+        try:
+            self._host(member.host).start_machine(domain)
+        except BaseLost as error:
+            log.warning("%s; bringing it again", error.message)
+            self._ensure_image(replace(wanted.image, digest=member.image_digest), member)
+            self._host(member.host).start_machine(domain)
+
+    def _ensure_image(self, image: Image, member: Member) -> None:
+        self._host(member.host).ensure_image(image, self._installation.images / f"{image.digest}.qcow2")
 
     def _attach_drives(self, member: Member, wanted: ScaleSet) -> bool:
         """False if the machine has to be started again for them."""
@@ -223,8 +324,26 @@ class Executor:
 
     def _await(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         patience = self._patience(wanted, errand.cancelled)
-        self._prepare(member, wanted, patience)
-        self._await_services(member, wanted, patience)
+        if has_slept(member, wanted) and may_be_asked_before(member, wanted):
+            with beside(self._guest_clock(member).set, patience) as until_both:
+                self._await_services(member, wanted, until_both)
+        else:
+            self._prepare(member, wanted, patience)
+            self._await_services(member, wanted, patience)
+        self._mark(member, wanted, TagState.SERVING if member.role is Role.INSTANCE else TagState.SET_UP)
+
+    def _mark(self, member: Member, wanted: ScaleSet, state: TagState) -> None:
+        """The machine's tag says how far it is before its record does. Only `adopt` reads it: that it cannot be
+        written costs no machine."""
+        # The set's image may be a newer one than the machine's.
+        image = wanted.image.ref if wanted.image.digest == member.image_digest else ""
+        tag = tag_for(member, self._installation.name, image, state)
+        try:
+            self._host(member.host).mark_machine(domain_name(self._installation.prefix, member.name), tag)
+        except HostUnreachable:
+            raise
+        except HostError as error:
+            log.warning("%s is not marked: %s", member.name, error.message)
 
     def _tell(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         if member.phase is Phase.STARTING:
@@ -243,8 +362,8 @@ class Executor:
 
     def _prepare(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
         """What a started machine needs before its hook runs or its services are asked: the time and its drives."""
-        if member.parked is PoolState.HIBERNATED and wanted.spec.setup.answer_file == "cloud-init":
-            self._set_clock(member, patience)
+        if has_slept(member, wanted):
+            self._guest_clock(member).set(patience)
         if member.drives:
             self._bring_drives(member, wanted, patience)
 
@@ -254,38 +373,42 @@ class Executor:
             log.info("%s is started again for its drives", member.name)
             self._shut_down(member, wanted, Errand(patience.is_cancelled, tell_nobody))
             raise Interrupted(f"{member.name} is started again for its drives")
-        if wanted.spec.setup.answer_file != "cloud-init":
+        if wanted.spec.setup.answer_file == "cloud-init":
+            self._mount_drives(member, wanted, patience)
+
+    def _mount_drives(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
+        drives = self._drives(member, wanted)
+        if not drives:
             return
         shell = self._world.guest.open_shell(self.guest_address(member), patience)
         try:
-            mount_disks(shell, self._drives(member, wanted), wanted.spec, patience)
+            mount_disks(shell, drives, wanted.spec, patience)
         finally:
             shell.close()
 
-    def _set_clock(self, member: Member, patience: Patience) -> None:
-        """A guest goes on with the time at which it was hibernated."""
-        try:
-            self._agent(member).set_time(self._world.clock.now())
-            return
-        except GuestError as error:
-            log.debug("%s: its agent does not set the clock, SSH does: %s", member.name, error)
-        shell = self._world.guest.open_shell(self.guest_address(member), patience)
-        try:
-            shell.set_clock(self._world.clock.now(), patience)
-        finally:
-            shell.close()
+    def _guest_clock(self, member: Member) -> GuestClock:
+        return GuestClock(self._world.guest, self._agent(member), self.guest_address(member), self._world.clock)
 
     def _hibernate(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._host(member.host).hibernate_machine(domain_name(self._installation.prefix, member.name))
 
     def _shut_down(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
+        if member.phase is Phase.STOPPED:
+            self._mark(member, wanted, TagState.STOPPED)
         domain, deadline = domain_name(self._installation.prefix, member.name), self._installation.shutdown_timeout
         clean = self._host(member.host).shut_down_machine(domain, deadline, errand.cancelled)
         if not clean and member.phase is Phase.PARKING:
             raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
     def _destroy(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
+        if member.host not in self._world.hosts and member.phase is Phase.DELETING:
+            words = f"host {member.host} is not configured any more: what it has of {member.name} is left there"
+            errand.tell(member, "left_alone", words)
+            return
+        try:
+            self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
+        except Conflict as error:  # what was ours is gone, and somebody else has the name now
+            errand.tell(member, "left_alone", error.message)
         if member.phase is Phase.DELETING:
             self._host(member.host).disks.remove_local_storage(member.name)
 
@@ -306,8 +429,10 @@ class Executor:
 
     def guest_address(self, member: Member) -> GuestAddress:
         """Where the member's SSH is, and the key it must show."""
-        _, public = self._world.identities.host_key(self._uuid(member))
-        return GuestAddress(member.name, member.address, reachable_port(member.address, SSH_PORT), public)
+        port = reachable_port(member.address, SSH_PORT)
+        return GuestAddress(
+            member.name, member.address, port, lambda: self._world.identities.host_key(self._uuid(member))[1]
+        )
 
     def _blueprint(self, member: Member, wanted: ScaleSet) -> Blueprint:
         spec = wanted.spec
@@ -326,6 +451,8 @@ class Executor:
             nic=self._installation.addressing.nic(member, spec),
             hardware=hardware_of(spec),
             disks=machine_disks(self._installation.prefix, member, spec),
+            role=member.role,
+            created_at=member.created_at,
         )
 
     def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:
@@ -335,8 +462,12 @@ class Executor:
             return self._world.seeds.write(UNATTEND_LABEL, render_unattend(windows, member.name, password))
         if wanted.spec.setup.answer_file == "none":
             return None
+        secrets = read_secrets(wanted.spec, self._installation.secrets)
+        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, self._identity(member), secrets))
+
+    def _identity(self, member: Member) -> GuestIdentity:
         private, public = self._world.identities.host_key(self._uuid(member))
-        identity = GuestIdentity(
+        return GuestIdentity(
             instance_id=self._uuid(member),
             name=member.name,
             address=member.address,
@@ -345,8 +476,6 @@ class Executor:
             operator_key=self._installation.operator_key,
             network=self._installation.addressing.guest_network(member),
         )
-        secrets = read_secrets(wanted.spec, self._installation.secrets)
-        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, identity, secrets))
 
     def _agent(self, member: Member) -> GuestAgent:
         return GuestAgent(self._host(member.host), domain_name(self._installation.prefix, member.name))
@@ -366,13 +495,6 @@ class Executor:
                 f"host {name!r} is not configured any more",
                 "add it to config.toml again",
             ) from None
-
-
-def has_done_with_seed(spec: ScaleSetSpec) -> bool:
-    """Whether no machine of this set needs its seed once it is ready. Of a Windows guest only probes tell that."""
-    if spec.setup.keep_seed or spec.setup.answer_file == "none":
-        return False
-    return spec.setup.answer_file == "cloud-init" or bool(spec.readiness)
 
 
 def hardware_of(spec: ScaleSetSpec) -> Hardware:

@@ -12,6 +12,9 @@ from orchestrator.ports.clock import Clock
 from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
 
 _LOOK = 0.05
+# It costs the host some calls each time. Guests need its processors, and an agent is there long before the end: at
+# least so many seconds, and this share of the time waited so far.
+_AGENT_LOOK, _AGENT_SHARE = 0.25, 0.1
 _RARELY = 1.0
 
 
@@ -53,17 +56,25 @@ class SetupWatch:
     def _hears(self, patience: Patience) -> bool:
         """By the time that SSH answers, or soon after: the console tells or will tell, or there is an agent."""
         heard: list[bool] = []
+        began = due = self.clock.monotonic()
 
         def hears() -> bool:
+            nonlocal due
             self.console.listen()
-            if self.console.has_promised or self.console.is_well or self.agent.can_read_files():
+            if self.console.has_promised or self.console.is_well:
                 heard.append(True)
+            elif self.clock.monotonic() >= due:
+                now = self.clock.monotonic()
+                due = now + max(_AGENT_LOOK, (now - began) * _AGENT_SHARE)
+                if self.agent.can_read_files():
+                    heard.append(True)
             return bool(heard)
 
         or_heard = Patience(patience.deadline, lambda: patience.is_cancelled() or hears())
         try:
             self.guest.await_ssh(self.where, or_heard)
-            end = min(self.clock.monotonic() + self.grace, patience.deadline)
+            began = due = self.clock.monotonic()  # now it is asked often again
+            end = min(began + self.grace, patience.deadline)
             while self.clock.monotonic() < end:
                 self._rest(or_heard)
         except Interrupted:

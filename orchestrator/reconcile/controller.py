@@ -8,41 +8,63 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from orchestrator.apply.executor import Executor
+from orchestrator.config.ledger import Ledger
 from orchestrator.errors import (
     BalancerError,
+    DiskLost,
+    ForkFailed,
+    GoldenTooEarly,
+    GoldenUnusable,
     HookFailed,
     HostUnreachable,
     Interrupted,
     LeaseLost,
+    StoreError,
+    StoreLost,
     UnderstudyError,
 )
 from orchestrator.lifecycle.table import FATAL
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Observed
 from orchestrator.models.steps import (
+    Admit,
     Advance,
+    Claim,
     ConvergeBalancer,
     Effect,
     EffectKind,
+    ForgetSet,
     Interrupt,
     NotePool,
     NoteRollout,
+    RemoveGolden,
     RemoveLeak,
+    Resume,
     Settle,
     Step,
 )
 from orchestrator.planner import Desired, Limits, plan
+from orchestrator.planner.claims import plan_claimed, see_running
+from orchestrator.planner.golden import plan_without_fork
+from orchestrator.planner.repair import plan_without_disk
+from orchestrator.planner.strangers import FIX
 from orchestrator.ports.balancer import Balancer
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
+from orchestrator.reconcile.asides import Asides
+from orchestrator.reconcile.clock_watch import ClockWatch
 from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
+from orchestrator.reconcile.missed_restarts import MissedRestarts
 from orchestrator.reconcile.readiness_watch import ReadinessWatch
+from orchestrator.reconcile.stillness import Stillness
 from orchestrator.reconcile.workers import Work, Workers
 from orchestrator.store import Fence, Lease, Store
+from orchestrator.store.departed import find_departed
 from orchestrator.store.lease import LEASE_TTL
 from orchestrator.store.records import Recorder
 from orchestrator.store.store import Snapshot
@@ -50,7 +72,10 @@ from orchestrator.store.store import Snapshot
 log = logging.getLogger("understudy.controller")
 
 SAFETY_NET = 3.0  # seconds between looks when nothing wakes the loop
+CLAIM_PAUSE = 0.05  # seconds that a claim is left alone with the processor; it may be over by then
 _TROUBLE_PAUSE = 2.0  # seconds before what just failed is tried again
+# What was done on the machine may have succeeded: it is done again, and recorded then.
+_NO_FAULT_OF_A_MACHINE = (HostUnreachable, StoreError)
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,7 @@ class ControllerParts:
     fence: Fence
     clock: Clock
     look_deadline: float = LOOK_DEADLINE
+    ledger: Ledger | None = None
 
 
 class Controller:
@@ -80,12 +106,20 @@ class Controller:
         self._prefix = prefix
         self._workers = Workers(parallel, len(parts.hosts))
         self._watch = ReadinessWatch(parts.executor.ask_probe, parts.clock, self.wake)
+        self._clock_watch = ClockWatch(parts.clock)
         self._wake = threading.Event()
+        self._missed_restarts = MissedRestarts()
+        self._stillness = Stillness(parts.clock)
         self._lookout = Lookout(parts.hosts, parts.look_deadline, self.wake)
         self._stopping = threading.Event()
+        self._seen: tuple[Desired, Observed] | None = None
         self._suspects: frozenset[tuple[str, str]] = frozenset()
+        self._hold = ""
         self._balancer_trouble = ""
         self._balancer_retry_at = 0.0
+        self._failed: dict[str, tuple[int, str]] = {}  # member -> how often in a row, and why
+        self._asides = Asides(parts.executor, parts.fence, parts.clock, self.wake)
+        self._golden_troubles: frozenset[tuple[str, str]] = frozenset()
         for host in parts.hosts.values():
             host.subscribe(self.wake)
 
@@ -99,7 +133,7 @@ class Controller:
         self._wake.set()
 
     def run(self, on_turn: Callable[[], None] = lambda: None) -> None:
-        """Converge until stopped. Waits for the lease while another controller lives."""
+        """Converge until stopped. Waits for the lease while another controller lives. Raises StoreLost."""
         keeper = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
         keeper.start()
         try:
@@ -107,6 +141,8 @@ class Controller:
                 self._wake.clear()
                 try:
                     pause = self.turn() if self._take_lease() else 1.0
+                except StoreLost:
+                    raise
                 except LeaseLost as error:
                     log.warning("%s", error.message)
                     pause = 1.0
@@ -123,6 +159,7 @@ class Controller:
             self._stopping.set()
             self._watch.stop()
             self._workers.stop()
+            self._asides.stop()
             self._release()
 
     def _take_lease(self) -> bool:
@@ -164,27 +201,81 @@ class Controller:
         # record is planned upon, and the world is seen after the records that describe it.
         busy = self._workers.busy()
         snapshot = self._parts.store.snapshot()
+        if self._follow_clock(snapshot):
+            return 0.0
         observed = self._observe(snapshot, busy)
         now = self._parts.clock.now()
-        desired = Desired(
-            snapshot.sets, snapshot.members, self._prefix, self._limits, self._addresses, drives=snapshot.drives
-        )
+        desired = self._desired(snapshot, observed)
+        self._seen = desired, observed
+        self._golden_troubles = frozenset(snapshot.golden_troubles)
+        if self._stillness.needs_no_plan(desired, observed, busy):
+            return SAFETY_NET
         wanted = plan(desired, observed, busy, now, self._suspects)
         log.debug("turn: %d steps, %d under way", len(wanted.steps), len(busy))
+        self._stillness.remember(desired, observed, busy, wanted)
         self._suspects = wanted.suspects
         sets = {one.name: one for one in snapshot.sets}
-        changed = [self._perform(step, sets) for step in wanted.steps]
+        changed = [self._perform_all(steps, sets) for steps in _runs(wanted.steps)]
         if any(changed):
-            return 0.0
+            return self._go_on_with_claims(wanted.steps, desired, observed, busy)
         if wanted.wake_at is not None:
             return min(max(wanted.wake_at - now, 0.001), SAFETY_NET)
         return SAFETY_NET
+
+    def _go_on_with_claims(
+        self, steps: Sequence[Step], before: Desired, observed: Observed, busy: Mapping[str, EffectKind]
+    ) -> float:
+        """A claim is not held up by another look. Seconds to wait before that."""
+        claimed = {step.member.name for step in steps if isinstance(step, Claim)}
+        if not claimed:
+            return 0.0
+        snapshot = self._parts.store.snapshot()
+        desired = replace(before, sets=snapshot.sets, members=snapshot.members, drives=snapshot.drives)
+        sets = {one.name: one for one in snapshot.sets}
+        for effect in plan_claimed(desired, observed, busy, self._parts.clock.now(), claimed):
+            self._begin(effect, sets[effect.member.set_name])
+        return CLAIM_PAUSE if len(claimed) == len(steps) else 0.0
+
+    def _desired(self, snapshot: Snapshot, observed: Observed) -> Desired:
+        """With what may keep it from being carried out; the declarations' copies are written before any effect."""
+        hold, ledger = snapshot.hold, self._parts.ledger
+        if not hold and ledger is not None:
+            self._parts.fence.check()  # whoever has the lease by now may have deleted a set of this snapshot
+            hold = ledger.keep(snapshot.sets)
+        if hold and hold != self._hold:
+            log.error("nothing is done: %s\n  (%s)", hold, FIX)
+        self._hold = hold
+        return Desired(
+            snapshot.sets,
+            snapshot.members,
+            self._prefix,
+            self._limits,
+            self._addresses,
+            snapshot.drives,
+            find_departed(self._parts.store, snapshot.members, self._prefix, observed),
+            hold,
+            snapshot.golden_troubles,
+        )
+
+    def _follow_clock(self, snapshot: Snapshot) -> bool:
+        """True if the clock was set, and recorded times with it."""
+        jump = self._clock_watch.look(one.phase_since for one in snapshot.members)
+        if jump is None:
+            return False
+        log.warning("%s", jump.words)
+        self._parts.recorder.follow_clock(jump.before, jump.by, jump.words)
+        return True
 
     def _observe(self, snapshot: Snapshot, busy: Mapping[str, EffectKind]) -> Observed:
         stamps: dict[str, list[object]] = {}
         for member in snapshot.members:
             stamps.setdefault(member.host, []).append((member, busy.get(member.name)))
-        sightings = self._lookout.look(stamps)
+        being_told = {
+            one.name
+            for one in snapshot.members
+            if one.phase is Phase.IN_SERVICE and busy.get(one.name) is EffectKind.TELL
+        }
+        sightings = self._missed_restarts.add(self._lookout.look(stamps), being_told)
         balancer = replace(self._parts.balancer.observe(), trouble=self._balancer_trouble)
         sets = {one.name: one for one in snapshot.sets}
         serving = [
@@ -192,7 +283,18 @@ class Controller:
             for one in snapshot.members
             if one.phase is Phase.IN_SERVICE and one.role is Role.INSTANCE and one.request is None
         ]
-        return Observed(sightings, balancer, self._watch.look(serving))
+        troubled = {name: words for name, (times, words) in list(self._failed.items()) if times > 1}
+        return Observed(sightings, balancer, self._watch.look(serving), troubled)
+
+    def _perform_all(self, steps: Sequence[Step], sets: Mapping[str, ScaleSet]) -> bool:
+        """True if one of them changed the store or the balancer, so that another look is due at once."""
+        admissions = [step for step in steps if isinstance(step, Admit)]
+        if not admissions:
+            changed = [self._perform(step, sets) for step in steps]
+            return any(changed)
+        for step in admissions:
+            log.info("%s", step.reason)
+        return self._parts.recorder.admit(admissions)
 
     def _perform(self, step: Step, sets: Mapping[str, ScaleSet]) -> bool:
         """True if the store or the balancer changed, so that another look is due at once."""
@@ -205,8 +307,12 @@ class Controller:
                 return False
             case ConvergeBalancer():
                 return self._converge_balancer(step)
-            case RemoveLeak():
-                return self._remove_leak(step)
+            case RemoveLeak() | RemoveGolden() | Resume():
+                self._asides.begin(step, self._parts.lease.term)
+                return False
+            case ForgetSet() if self._parts.ledger is not None:
+                self._parts.fence.check()
+                self._parts.ledger.forget(step.set_name)
             case Advance(phase=Phase.FAILED):
                 step = replace(
                     step, reason=self._with_console(step.member, step.reason, sets[step.member.set_name])
@@ -217,18 +323,50 @@ class Controller:
 
     # ---- effects -----------------------------------------------------------------------------------------
 
-    def _begin(self, effect: Effect, wanted: ScaleSet) -> None:
-        term = self._parts.lease.term
-        started = self._workers.try_start(effect, lambda work: self._carry_out(work, wanted), self.wake, term)
-        if started:
+    def _begin(self, effect: Effect, wanted: ScaleSet, decided: int | None = None) -> None:
+        """`decided`: the term of the lease under which it was, this turn's by default."""
+        term = self._parts.lease.term if decided is None else decided
+        well: list[Effect] = []
+
+        def run(work: Work) -> None:
+            if self._carry_out(work, wanted):
+                well.append(effect)
+
+        def done() -> None:
+            for one in well:
+                self._go_on_after(one, term)
+            self.wake()
+
+        if self._workers.try_start(effect, run, done, term):
             log.info("%s", effect.reason)
 
-    def _carry_out(self, work: Work, wanted: ScaleSet) -> None:
-        """Runs in a worker thread: the effect, then its record, both only while the lease is held."""
-        with self._parts.fence.acting(work.term):
-            self._perform_effect(work, wanted)
+    def _go_on_after(self, effect: Effect, term: int) -> None:
+        """What a machine that was just started waits for is begun in this worker thread: meanwhile a turn may wait
+        for its host, which answers late while it starts machines, or for HAProxy."""
+        if effect.kind is not EffectKind.START or self._seen is None or self._stopping.is_set():
+            return
+        desired, observed = self._seen
+        if desired.hold:
+            return
+        try:
+            with self._parts.fence.acting(term):
+                snapshot = self._parts.store.snapshot()
+                desired = replace(desired, sets=snapshot.sets, members=snapshot.members, drives=snapshot.drives)
+                observed = see_running(effect.member, desired.prefix, observed)
+                sets = {one.name: one for one in snapshot.sets}
+                now, busy = self._parts.clock.now(), self._workers.busy()
+                for following in plan_claimed(desired, observed, busy, now, {effect.member.name}):
+                    self._begin(following, sets[following.member.set_name], term)
+        except UnderstudyError as error:
+            log.debug("%s is left to the next turn: %s", effect.member.name, error.message)
 
-    def _perform_effect(self, work: Work, wanted: ScaleSet) -> None:
+    def _carry_out(self, work: Work, wanted: ScaleSet) -> bool:
+        """Runs in a worker thread: the effect, then its record, both only while the lease is held. True if it
+        succeeded."""
+        with self._parts.fence.acting(work.term):
+            return self._perform_effect(work, wanted)
+
+    def _perform_effect(self, work: Work, wanted: ScaleSet) -> bool:
         effect, fence = work.effect, self._parts.fence
 
         def is_cancelled() -> bool:
@@ -237,10 +375,16 @@ class Controller:
         try:
             fence.check()
             self._parts.executor.perform(effect, wanted, is_cancelled, self._tell)
+            self._failed.pop(effect.member.name, None)
             self._parts.recorder.succeeded(effect.member, effect.kind, effect.reason)
+            if effect.kind is EffectKind.TAKE_GOLDEN:
+                self._parts.recorder.golden_taken(effect.member, f"{effect.reason}: done")
             if effect.kind is EffectKind.PROVISION:
                 seconds = self._parts.clock.now() - effect.member.phase_since
                 self._parts.store.write_fact(f"setup_seconds:{effect.member.model}", seconds)
+                if (effect.member.host, effect.member.model) in self._golden_troubles and self._is_fork(effect):
+                    self._parts.recorder.fork_is_well(effect.member)
+            return True
         except Interrupted as stop:
             log.info("%s: interrupted: %s", effect.reason, stop.message)
         except UnderstudyError as error:
@@ -248,6 +392,7 @@ class Controller:
         except Exception:  # one machine must never stop the loop
             log.exception("%s: unexpected failure", effect.reason)
             self._record_failure(effect, UnderstudyError("internal error; see the controller's log"), wanted)
+        return False
 
     def _tell(self, member: Member, kind: str, words: str) -> None:
         """An event of work under way. That it cannot be written is no reason for the work to fail."""
@@ -260,19 +405,48 @@ class Controller:
         log.warning("%s: %s", effect.reason, error.message)
         reason = error.message if isinstance(error, HookFailed) else f"{effect.reason}: {error.message}"
         try:
-            if _is_of_no_consequence(effect, error):
+            if _is_of_golden(effect, error):
+                self._record_no_golden(effect, error, reason)
+            elif _is_of_no_consequence(effect, error):
                 kind = "hook_failed" if isinstance(error, HookFailed) else "tell_failed"
                 self._parts.recorder.could_not_tell(effect.member, kind, reason)
             elif isinstance(error, HookFailed) and effect.member.parked is not None:
                 reason = f"{effect.member.name} is not claimed: {reason}"
                 self._parts.recorder.refused(effect.member, reason)
-            elif (effect.member.phase, effect.kind) in FATAL and not isinstance(error, HostUnreachable):
+            elif isinstance(error, DiskLost) and effect.kind is EffectKind.START:
+                self._record_lost_disk(effect.member, error)
+            elif (effect.member.phase, effect.kind) in FATAL and not isinstance(error, _NO_FAULT_OF_A_MACHINE):
                 self._parts.recorder.failed(effect.member, self._with_console(effect.member, reason, wanted))
             else:
                 self._workers.pause(effect.member.name, _TROUBLE_PAUSE)
+                if not isinstance(error, HostUnreachable):
+                    times, _ = self._failed.get(effect.member.name, (0, ""))
+                    self._failed[effect.member.name] = times + 1, reason
                 self._parts.recorder.complained(effect.member, reason)
         except UnderstudyError as second:
             log.error("cannot record a failure of %s: %s", effect.member.name, second)
+
+    def _is_fork(self, effect: Effect) -> bool:
+        try:
+            return self._parts.executor.is_fork(effect.member)
+        except UnderstudyError:
+            return False
+
+    def _record_no_golden(self, effect: Effect, error: UnderstudyError, reason: str) -> None:
+        """Machines of the model boot for a while, or until it changes."""
+        if isinstance(error, HostUnreachable):
+            self._workers.pause(effect.member.name, _TROUBLE_PAUSE)
+            return
+        kind = "golden_refused" if effect.kind is EffectKind.TAKE_GOLDEN else "fork_refused"
+        self._parts.recorder.golden_failed(effect.member, kind, reason, isinstance(error, GoldenTooEarly))
+        if isinstance(error, ForkFailed):
+            self._parts.recorder.perform(plan_without_fork(effect.member, reason))
+
+    def _record_lost_disk(self, member: Member, error: DiskLost) -> None:
+        if member.role is Role.INSTANCE and member.parked is not None and not member.entered:
+            self._parts.recorder.refused(member, f"{member.name} is not claimed: {error.message}")
+        else:
+            self._parts.recorder.perform(plan_without_disk(member, error.message))
 
     def _with_console(self, member: Member, reason: str, wanted: ScaleSet) -> str:
         try:
@@ -299,13 +473,17 @@ class Controller:
         self._balancer_trouble = ""
         return True
 
-    def _remove_leak(self, step: RemoveLeak) -> bool:
-        log.warning("%s", step.reason)
-        try:
-            self._parts.executor.remove_leak(step.host, step.domain)
-        except UnderstudyError as error:
-            log.error("%s: %s", step.reason, error.message)
-        return False
+
+def _runs(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """In their order, neighbours that are admissions together: they are one record."""
+    for _, run in groupby(steps, key=lambda step: isinstance(step, Admit)):
+        yield list(run)
+
+
+def _is_of_golden(effect: Effect, error: UnderstudyError) -> bool:
+    """What only means that machines boot instead of being forked."""
+    is_fork = effect.kind is EffectKind.FORK and isinstance(error, GoldenUnusable)
+    return effect.kind is EffectKind.TAKE_GOLDEN or is_fork or isinstance(error, ForkFailed)
 
 
 def _is_of_no_consequence(effect: Effect, error: UnderstudyError) -> bool:

@@ -16,7 +16,7 @@ from orchestrator.models.steps import Effect, EffectKind
 # room: they are not bounded, but have threads of their own, so that guests that do not hear hold back nobody. So
 # has telling guests their phase.
 _LANES = (
-    frozenset({EffectKind.CREATE, EffectKind.PROVISION, EffectKind.HIBERNATE}),
+    frozenset({EffectKind.CREATE, EffectKind.FORK, EffectKind.PROVISION, EffectKind.HIBERNATE}),
     frozenset({EffectKind.START, EffectKind.AWAIT}),
 )
 _LIGHT_THREADS = 16
@@ -72,9 +72,10 @@ class Workers:
             work.cancelled.set()
 
     def interrupt_all(self) -> int:
-        """How many effects were under way."""
+        """How many effects were under way. A golden image is taken in a moment, and nobody else will take it: it
+        is waited for."""
         with self._lock:
-            works = list(self._works.values())
+            works = [one for one in self._works.values() if one.effect.kind is not EffectKind.TAKE_GOLDEN]
         for work in works:
             work.cancelled.set()
         return len(works)

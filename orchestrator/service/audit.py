@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.errors import UnderstudyError
 from orchestrator.models.audit import Finding, Kind, Remedy
+from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import HostSighting, Observed
 from orchestrator.models.stock import HostStock, Stock
+from orchestrator.models.volume_names import BodyVolume, parse_volume
 from orchestrator.planner import Desired, Limits
 from orchestrator.planner.audit import compare, needed_files
 from orchestrator.planner.audit_hosts import Books
@@ -24,11 +27,12 @@ from orchestrator.ports.balancer import Balancer
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.hypervisor import Hypervisor
 from orchestrator.ports.stock import BalancerProcesses, StateRooms, Stockroom
+from orchestrator.service.hold import why_store_is_held
 from orchestrator.store import Fence, Lease, Store
 from orchestrator.store.lease import LEASE_TTL
 
 OnProgress = Callable[[str], None]
-Identity = tuple[str, str, str, str]
+Identity = tuple[str, str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class AuditParts:
     balancer: Balancer
     processes: BalancerProcesses
     rooms: StateRooms
+    ledger: Ledger
     prefix: str
     limits: Limits
 
@@ -93,18 +98,13 @@ class Audit:
             return []
         with self._alone() as is_alone:
             stock, books = self._count()
-            seen = {_identity(one) for one in compare(books, stock) if one.is_fixable}
+            seen = {_identity(one): one for one in compare(books, stock)}
             mended = [Mended(one) for key, one in wanted.items() if key not in seen]
-            due = [one for key, one in wanted.items() if key in seen]
+            mended += [Mended(one, seen[key].fix) for key, one in wanted.items() if _is_in_doubt(seen.get(key))]
+            due = [one for key, one in wanted.items() if key in seen and seen[key].is_fixable]
             mended += [self._mend(one, is_alone) for one in due if one.remedy is Remedy.REMOVE]
             differing = [one for one in due if one.remedy is Remedy.CONVERGE]
-            if not is_alone:
-                mended += [
-                    Mended(one, "a controller is at work, and it alone changes HAProxy") for one in differing
-                ]
-            elif differing:
-                mended += self._converge(differing, books, stock.observed)
-            return mended
+            return mended + (self._converge(differing, books, stock.observed) if differing else [])
 
     # ---- looking -----------------------------------------------------------------------------------------
 
@@ -127,8 +127,17 @@ class Audit:
         with parts.rooms.held():
             state = parts.rooms.take_stock()
             images, snapshot = tuple(parts.store.list_images()), parts.store.snapshot()
-        desired = Desired(snapshot.sets, snapshot.members, parts.prefix, parts.limits, drives=snapshot.drives)
-        books = Books(desired, images, parts.store.installation(), parts.store.list_known_members())
+            departed = parts.store.list_departed()
+        desired = Desired(
+            snapshot.sets,
+            snapshot.members,
+            parts.prefix,
+            parts.limits,
+            drives=snapshot.drives,
+            departed=departed,
+            hold=why_store_is_held(parts.store, parts.ledger, snapshot),
+        )
+        books = Books(desired, images, parts.store.installation())
         worked = worked or parts.lease.find_other_holder() is not None
         return Stock(counted, Observed(seen, balancer), state, strays, worked), books
 
@@ -182,7 +191,9 @@ class Audit:
             Kind.SCRATCH: lambda: parts.rooms.remove_scratch(name),
             Kind.UPLOAD: lambda: self._remove_kept(finding),
             Kind.SECRET: lambda: self._remove_kept(finding),
+            Kind.COPY: lambda: parts.rooms.remove_copy(name),
             Kind.MACHINE: lambda: self._remove_machine(finding),
+            Kind.SEED: lambda: self._remove_seed(finding),
             Kind.VOLUME: lambda: parts.stockrooms[finding.host].remove_volume(name),
             Kind.PROBE: lambda: parts.stockrooms[finding.host].remove_probe(),
             Kind.RESERVATION: lambda: self._remove_reservation(finding),
@@ -208,6 +219,13 @@ class Audit:
         host.destroy_machine(finding.name)
         host.disks.remove_local_storage(finding.target)
 
+    def _remove_seed(self, finding: Finding) -> None:
+        """Out of the machine first, as after its setup."""
+        body = parse_volume(self._parts.prefix, finding.name)
+        if isinstance(body, BodyVolume):
+            domain = domain_name(self._parts.prefix, body.member)
+            self._parts.hosts[finding.host].remove_seed(domain, body.incarnation)
+
     def _remove_reservation(self, finding: Finding) -> None:
         room = self._parts.stockrooms[finding.host]
         for one in room.take_stock().reservations:
@@ -230,6 +248,11 @@ class Audit:
         return [Mended(one) for one in findings]
 
 
+def _is_in_doubt(finding: Finding | None) -> bool:
+    """It is still there, and is left alone after all."""
+    return finding is not None and not finding.is_fixable
+
+
 def _identity(finding: Finding) -> Identity:
     """By which a finding is known again; its words may differ."""
-    return (finding.kind.value, finding.fault.value, finding.host, finding.name)
+    return (finding.kind.value, finding.fault.value, finding.host, finding.name, finding.target)

@@ -13,8 +13,11 @@ from orchestrator.models.steps import ConvergeBalancer, Note, NoteRollout, Plan,
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
 from orchestrator.service.drives import is_only_drives, refuse_smaller_storage
+from orchestrator.service.lookup import find_newer_image as find_newer_image
+from orchestrator.service.lookup import get_set as get_set
 from orchestrator.service.room import Room, check_room
 from orchestrator.store import Store
+from orchestrator.store.departed import find_departed
 from orchestrator.store.store import Snapshot
 
 RECIPES = ("micro", "debian-12")
@@ -44,12 +47,6 @@ def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
         hint = f"run: {fix}" + (f"; images: {known}" if known else "")
         raise NotFound(f"set {spec.name!r}: image {spec.image!r} is missing", hint)
     return image, model_digest(spec, image.digest)
-
-
-def find_newer_image(store: Store, wanted: ScaleSet) -> Image | None:
-    """The version that applying the same file would roll out; None if that is the one the set has."""
-    newest = store.find_image(wanted.spec.image)
-    return newest if newest is not None and newest.version > wanted.image.version else None
 
 
 def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
@@ -191,7 +188,8 @@ def preview(
     if current is not None:
         wished = replace(wished, pool=current.pool, rollout=current.rollout)
     others = [one for one in known.sets if one.name != spec.name]
-    desired = Desired((*others, wished), known.members, prefix, limits, drives=known.drives)
+    gone = find_departed(store, known.members, prefix, observed)
+    desired = Desired((*others, wished), known.members, prefix, limits, drives=known.drives, departed=gone)
     first = plan(desired, observed, {}, now)
     # That a wish is met, or a pool full, is a record of ours, nothing that would be done to the world; but that a
     # model is rolled out says what would follow.
@@ -206,15 +204,6 @@ def _concerns(step: Step, name: str) -> bool:
     if isinstance(step, ConvergeBalancer):
         return any(front.name.partition(".")[0] == name for front in step.config.frontends)
     return set_of(step) == name
-
-
-def get_set(store: Store, name: str) -> ScaleSet:
-    """Raises NotFound."""
-    found = store.find_set(name)
-    if found is None:
-        known = ", ".join(one.name for one in store.snapshot().sets) or "none"
-        raise NotFound(f"there is no scale set {name!r}", f"sets: {known}")
-    return found
 
 
 def scale(store: Store, name: str, instances: int, around: Surroundings) -> ScaleSet:

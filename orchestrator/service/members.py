@@ -5,7 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import Conflict, SpecError
 from orchestrator.lifecycle.table import UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role
-from orchestrator.service.declare import get_set
+from orchestrator.service.lookup import get_set
 from orchestrator.store import Store
 
 

@@ -9,11 +9,12 @@ from orchestrator.lifecycle.table import AT_REST, OFF
 from orchestrator.models.members import Image, Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name, drive_volume
 from orchestrator.models.sightings import Observed, Power
-from orchestrator.models.steps import Note, set_of
+from orchestrator.models.steps import Effect, EffectKind, Note, Step, set_of
 from orchestrator.models.storage import Drive
 from orchestrator.planner import Desired, plan
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.repair import is_unhealthy
+from orchestrator.planner.restarts import is_held
 from orchestrator.planner.rollout import (
     Rollout,
     RolloutState,
@@ -23,6 +24,7 @@ from orchestrator.planner.rollout import (
     view_set,
 )
 from orchestrator.planner.spreading import even_shares, zones_of
+from orchestrator.planner.strangers import strangers
 from orchestrator.planner.world import sighting_of
 
 _POWERS = {Power.CRASHED: "stopped", Power.ABSENT: "stopped"}
@@ -33,6 +35,7 @@ def set_status(
 ) -> dict[str, Any]:
     """One scale set; keys as published in docs/status.md. `newer`: the image that its file would roll out."""
     members = [member for member in desired.members if member.set_name == wanted.name]
+    rollout = find_rollout(wanted, desired, observed, now)
     rows = [_member(member, wanted, desired, observed) for member in members]
     serving = [row for row in rows if row["phase"] == "in_service" and row["role"] == "instance"]
     return {
@@ -40,7 +43,7 @@ def set_status(
         "image": wanted.image.ref,
         "newer_image": newer.ref if newer else None,
         "model": wanted.model,
-        "converged": is_converged(wanted, desired, observed, now),
+        "converged": is_converged(wanted, desired, observed, now, rollout),
         "deleting": wanted.deleting,
         "reason": wanted.stuck,
         **_health(rows),
@@ -52,25 +55,34 @@ def set_status(
         "drives": [_drive(one, desired.prefix) for one in desired.drives if one.set_name == wanted.name],
         "standby": _standby(wanted, members, rows),
         "zones": _zones(wanted, rows, zones_of(wanted, observed.hosts.values())),
-        "rollout": _rollout(wanted, desired, observed, now),
+        "rollout": _rollout(wanted, members, rollout),
     }
 
 
-def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> bool:
+def is_converged(wanted: ScaleSet, desired: Desired, observed: Observed, now: float, rollout: Rollout) -> bool:
     """True if the last wish was met and a fresh plan finds nothing to do for the set."""
     if wanted.settled_generation != wanted.generation or wanted.stuck:
         return False
+    if desired.hold or strangers(desired, observed):
+        return False
     if wanted.spec.endpoints and not observed.balancer.running:
         return False
-    if find_rollout(wanted, desired, observed, now).state is not RolloutState.NONE:
+    if rollout.state is not RolloutState.NONE:
         return False
     mine = tuple(member for member in desired.members if member.set_name == wanted.name)
-    alone = Desired((wanted,), mine, desired.prefix, desired.limits, drives=desired.drives)
+    others = frozenset(member.name for member in desired.members) | desired.departed
+    alone = Desired((wanted,), mine, desired.prefix, desired.limits, drives=desired.drives, departed=others)
     steps = plan(alone, observed, {}, now).steps
-    about_set = [step for step in steps if not isinstance(step, Note) and set_of(step) == wanted.name]
+    about_set = [step for step in steps if _is_of_wish(step) and set_of(step) == wanted.name]
     at_rest = all(member.phase in AT_REST for member in mine)
     ill = any(one.unhealthy_since is not None or is_unhealthy(wanted, one, observed) for one in mine)
     return not about_set and at_rest and not ill
+
+
+def _is_of_wish(step: Step) -> bool:
+    """A golden image is taken of what is as it should be."""
+    takes = isinstance(step, Effect) and step.kind is EffectKind.TAKE_GOLDEN
+    return not takes and not isinstance(step, Note)
 
 
 def find_rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> Rollout:
@@ -80,13 +92,12 @@ def find_rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: fl
     return plan_rollout(view, replaces_in_place(wanted))
 
 
-def _rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: float) -> dict[str, Any]:
+def _rollout(wanted: ScaleSet, members: list[Member], found: Rollout) -> dict[str, Any]:
     """`paused`: it waits for a host or for room, and goes on by itself; `stopped`: for the operator."""
-    found = find_rollout(wanted, desired, observed, now)
     state, reason = found.state.value, found.reason
     if found.state in (RolloutState.POOL, RolloutState.ROLLING) and wanted.stuck:
         state, reason = "paused", wanted.stuck.partition("\n")[0]
-    instances = [one for one in desired.members if one.set_name == wanted.name and one.role is Role.INSTANCE]
+    instances = [one for one in members if one.role is Role.INSTANCE]
     current = [one for one in instances if one.model == wanted.model]
     return {
         "state": state,
@@ -97,7 +108,8 @@ def _rollout(wanted: ScaleSet, desired: Desired, observed: Observed, now: float)
 
 
 def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observed) -> dict[str, Any]:
-    power = sighting_of(member, desired.prefix, observed).power
+    seen = sighting_of(member, desired.prefix, observed)
+    power = seen.power
     return {
         "name": member.name,
         "role": member.role.value,
@@ -115,6 +127,7 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "in_rotation": _in_rotation(member, wanted, observed),
         "health": _member_health(member, wanted, power, observed),
         "restarts": member.restarts,
+        "forked": seen.forked,
         "reason": member.reason,
         "failures": member.failures,
         "created_at": member.created_at,
@@ -135,7 +148,7 @@ def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Obs
     is_dead = power in OFF
     serves = member.phase is Phase.IN_SERVICE and member.role is Role.INSTANCE
     is_ill = member.unhealthy_since is not None or is_unhealthy(wanted, member, observed)
-    if serves and (is_dead or is_ill):
+    if is_held(member) or (serves and (is_dead or is_ill)):
         return "unhealthy"
     return "healthy"
 
