@@ -30,7 +30,7 @@ def ssh(target: TargetArgument, command: CommandArgument = None) -> None:
     """
     from orchestrator.config.scratch import scratch
     from orchestrator.render.ssh import render_known_hosts
-    from orchestrator.service.declare import get_set
+    from orchestrator.service.lookup import get_set
     from orchestrator.service.members import find_member
 
     tool = shutil.which("ssh")
@@ -82,7 +82,7 @@ def console(
 
     with opened() as runtime:
         member = find_member(runtime.store, target)
-        host = runtime.hosts[member.host]
+        host = runtime.host(member.host)
         domain = domain_name(runtime.settings.prefix, member.name)
         if log or not (sys.stdin.isatty() and sys.stdout.isatty()):
             say(host.console_tail(domain, member.incarnation, size=2**20))

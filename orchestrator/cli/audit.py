@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from orchestrator.service.audit import Mended, Report
 
 
+_NOT_ALL_WAS_JUDGED = 4
+
+
 def audit(
     fix: Annotated[
         bool,
@@ -21,9 +24,10 @@ def audit(
     ] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Compare what exists on hosts with what should, both ways. Exit 0 if all is well, 1 if findings are left.
+    """Compare what exists on hosts with what should, both ways.
 
-    A host that does not answer is unknown: nothing of it is judged. Machines that are missing are healed by a
+    Exit 0 if all is well; 1 if findings are left; 4 if none are, but a host does not answer, so that nothing of it
+    was judged. Machines that are missing are healed by a
     controller, not by this command. Drives are never removed.
 
     Examples:
@@ -48,6 +52,8 @@ def audit(
         _show(report, mended, left)
     if left:
         raise typer.Exit(1)
+    if report.unknown:
+        raise typer.Exit(_NOT_ALL_WAS_JUDGED)
 
 
 def _tell(words: str) -> None:
@@ -85,7 +91,7 @@ def _title(finding: Finding) -> str:
 def _as_json(report: Report, mended: list[Mended], left: list[Finding]) -> dict[str, Any]:
     outcomes = {one.finding: one.failure for one in mended}
     return {
-        "clean": not left,
+        "clean": not left and not report.unknown,
         "findings": [_finding(one, outcomes) for one in report.findings],
         "left": len(left),
         "unknown": [{"host": host, "reason": reason} for host, reason in sorted(report.unknown.items())],

@@ -59,12 +59,12 @@ def start_log(level: int) -> None:
 
 def runtime() -> Runtime:
     """The installation of this invocation. Imported late: `--help` needs none of it."""
-    from orchestrator.config.paths import default_state_dir
+    from orchestrator.config.state_dir import default_state_dir
     from orchestrator.daemon.runtime import Runtime
 
     gc.freeze()  # what is loaded now stays
     gc.enable()
-    return Runtime(Choice.state_dir or default_state_dir())
+    return Runtime(Choice.state_dir or Path(default_state_dir()))
 
 
 @contextlib.contextmanager
@@ -75,6 +75,20 @@ def opened() -> Iterator[Runtime]:
         yield made
     finally:
         made.close()
+
+
+@contextlib.contextmanager
+def opened_to_act() -> Iterator[Runtime]:
+    """The same for what changes something. Raises Conflict while the store does not know what it should.
+
+    What a wish is followed with is loaded before it is written: whoever carries it out hears of it the sooner.
+    """
+    import orchestrator.cli.progress
+    import orchestrator.daemon.embedded  # noqa: F401
+
+    with opened() as made:
+        made.refuse_if_held()
+        yield made
 
 
 def print_json(value: Any) -> None:

@@ -21,7 +21,7 @@ def cost(name: OptionalSet = None, json_: JsonOption = False) -> None:
       understudy cost web --json
     """
     from orchestrator.service.cost import set_cost
-    from orchestrator.service.declare import get_set
+    from orchestrator.service.lookup import get_set
 
     with opened() as runtime:
         wanted = [get_set(runtime.store, name)] if name is not None else runtime.store.snapshot().sets

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli.context import JsonOption, opened, print_json, say, stopped_means
+from orchestrator.cli.catalog import new_app
+from orchestrator.cli.context import JsonOption, opened, opened_to_act, print_json, say, stopped_means
 from orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
     from orchestrator.daemon.runtime import Runtime
     from orchestrator.models.members import Image
 
-app = typer.Typer(no_args_is_help=True, help="Images: immutable, versioned base disks.")
+app = new_app(no_args_is_help=True, help="Images: immutable, versioned base disks.")
 
 _STAGE_STEP = 10.0  # percent after which a stage says again how far it is, where there is no bar
 _NOTHING_LEFT = "interrupted; nothing of it is left behind\n  (the same command begins anew)"
@@ -44,7 +45,7 @@ def build(
 
     recipe = load_recipe(name)
     with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"building {name}") as bar:
-        runtime.store  # noqa: B018 - the state directory and its rooms are made now, before the long part
+        runtime.refuse_if_held(look=False)  # the state directory and its rooms are made now, before the long part
         with scratch(runtime.paths.work, "recipe-") as room:
             output = room / f"{name}.qcow2"
             build_image(recipe, output, runtime.paths.work, lambda part, words: bar.show(part * 0.9, words))
@@ -55,6 +56,7 @@ def build(
                 output,
                 lambda part, words: bar.show(90 + part * 0.1, words),
             )
+        runtime.ledger.keep_images(runtime.store.list_images())
     say(f"{image.ref} is ready ({image.size / 2**20:.0f} MiB)")
 
 
@@ -96,7 +98,10 @@ def _add_file(name: str, file: Path, sha256: str) -> Image:
     from orchestrator.imaging.importing import import_image
 
     with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"adding {name}") as bar:
-        return import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
+        runtime.refuse_if_held(look=False)
+        image = import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
+        runtime.ledger.keep_images(runtime.store.list_images())
+        return image
 
 
 def _add_url(name: str, url: str, sha256: str) -> Image:
@@ -105,11 +110,19 @@ def _add_url(name: str, url: str, sha256: str) -> Image:
 
     download = parse_download(url, sha256)
     with stopped_means(_DOWNLOAD_KEPT), opened() as runtime, _Bar(f"adding {name}") as bar:
-        return import_download(runtime.store, runtime.paths, name, download, bar.show)
+        runtime.refuse_if_held(look=False)
+        image = import_download(runtime.store, runtime.paths, name, download, bar.show)
+        runtime.ledger.keep_images(runtime.store.list_images())
+        return image
 
 
 @app.command("list")
-def list_(json_: JsonOption = False) -> None:
+def list_(
+    golden: Annotated[
+        bool, typer.Option("--golden", help="Golden images of the hosts instead: what forks go on from.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
     """List images.
 
     Examples:
@@ -117,8 +130,13 @@ def list_(json_: JsonOption = False) -> None:
       understudy image list
 
       understudy image list --json
+
+      understudy image list --golden
     """
     with opened() as runtime:
+        if golden:
+            _list_golden(runtime, json_)
+            return
         images = runtime.store.list_images()
         if json_:
             print_json([_fields(image) for image in images])
@@ -131,6 +149,31 @@ def list_(json_: JsonOption = False) -> None:
             )
         if not images:
             say("no images; build one: understudy image build debian-12")
+
+
+def _list_golden(runtime: Runtime, as_json: bool) -> None:
+    from orchestrator.errors import HostError
+    from orchestrator.service.goldens import golden_rows
+
+    found = {}
+    for name, host in runtime.hosts.items():
+        try:
+            found[name] = host.list_goldens()
+        except HostError as error:
+            typer.echo(str(error), err=True)
+    known = runtime.store.snapshot()
+    rows = golden_rows(found, known.sets, known.members, runtime.store.list_images(), runtime.clock.now())
+    if as_json:
+        print_json(rows)
+        return
+    for row in rows:
+        size = (row["disk"] + row["memory"]) / 2**20
+        say(
+            f"{row['host']:<10} {row['model']}  {', '.join(row['sets']) or '-':<20} {row['image'] or '-':<16} "
+            f"{size:7.0f} MiB  {row['age'] / 60:6.0f} min old, of {row['source']}"
+        )
+    if not rows:
+        say("no golden images; one is taken of the first member of a set that is ready (docs/fork.md)")
 
 
 @app.command()
@@ -163,9 +206,10 @@ def remove(ref: RefArgument) -> None:
     """
     from orchestrator.imaging.importing import remove_image
 
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         image = _get(runtime, ref)
         remove_image(runtime.store, runtime.paths, image, lambda digest: _remove_on_hosts(runtime, digest))
+        runtime.ledger.forget_images([image])
         say(f"{image.ref} is removed")
 
 
@@ -180,8 +224,9 @@ def prune() -> None:
     from orchestrator.imaging.downloading import prune_downloads
     from orchestrator.imaging.importing import prune_images
 
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         removed = prune_images(runtime.store, runtime.paths, lambda digest: _remove_on_hosts(runtime, digest))
+        runtime.ledger.forget_images(removed)
         for image in removed:
             say(f"{image.ref} is removed")
         downloads, size = prune_downloads(runtime.paths.work, runtime.clock.now())

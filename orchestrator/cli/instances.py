@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.context import TimeoutOption, opened, say, seconds
+from orchestrator.cli.context import TimeoutOption, opened_to_act, say, seconds
 from orchestrator.cli.sets import carry_out_wish
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def redeploy(target: TargetArgument, timeout: TimeoutOption = None) -> None:
     from orchestrator.service import members
 
     limit = seconds(timeout)
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         member = members.redeploy(runtime.store, target)
         wanted = runtime.store.find_set(member.set_name)
         if wanted is not None and wanted.spec.local_storage is not None:
@@ -100,6 +100,6 @@ def remove(target: TargetArgument, timeout: TimeoutOption = None) -> None:
 
 def _ask(wish: Callable[[Store, str], Member], target: str, timeout: str | None) -> None:
     limit = seconds(timeout)
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         member = wish(runtime.store, target)
         carry_out_wish(runtime, member.set_name, limit)

@@ -1,11 +1,14 @@
-"""`understudy`: the commands, put together. Exit 0 done, 1 failed, 2 wrong use or bad spec, 3 timed out."""
+"""`understudy`: the commands, put together. Exit 0 done, 1 failed, 2 wrong use or bad spec, 3 timed out
+(`audit`: 4 where it could not look everywhere)."""
 
 from __future__ import annotations
 
+import errno
+import gc
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,15 +16,14 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import access, audit, cost, host, images, instances, sets, view
+from orchestrator.cli.catalog import Catalog, new_app
 from orchestrator.cli.context import Choice, Stopped, start_log
 from orchestrator.errors import UnderstudyError
 
-app = typer.Typer(
+app = new_app(
     name="understudy",
+    cls=Catalog,
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Scale sets, standby pools and self-healing for virtual machines on libvirt/QEMU.",
 )
@@ -45,31 +47,10 @@ def options(
         start_log(logging.DEBUG)
 
 
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    sets.apply,
-    view.status,
-    sets.scale,
-    sets.pool,
-    instances.reimage,
-    instances.redeploy,
-    instances.restart,
-    instances.stop,
-    instances.start,
-    instances.remove,
-    sets.delete,
-    view.events,
-    access.ssh,
-    access.console,
-    cost.cost,
-    audit.audit,
-    view.schema,
-    host.serve,
+# A full disk, rights, a file system that went bad or became read-only: no mistake of ours to trace back.
+_OF_THIS_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE}
 )
-
-app.command()(host.doctor)
-app.add_typer(images.app, name="image")
-for command in _COMMANDS:
-    app.command()(command)
 
 
 def main() -> None:
@@ -77,13 +58,43 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        app()
+        try:
+            app(prog_name="understudy")
+        finally:
+            _flush()
     except UnderstudyError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
     except Stopped as stopped:
         _complain(stopped.words)
         sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)  # whoever read has enough
+    except OSError as error:
+        if error.errno not in _OF_THIS_MACHINE:
+            raise
+        logging.getLogger("understudy").debug("the command ended so", exc_info=True)
+        where = f": {error.filename}" if error.filename else ""
+        _complain(
+            f"{error.strerror}{where}\n  (mend that, then give the command again; see where: understudy -v ...)"
+        )
+        sys.exit(1)
+    finally:
+        gc.freeze()  # the memory goes as a whole: nothing in it is looked through once more
+
+
+def _flush() -> None:
+    """What is not written yet, while it can still be told that it cannot be."""
+    if sys.stdout is None:  # whoever started us has closed it
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter would try once more at its end, and end with 120.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.context import JsonOption, TimeoutOption, opened, print_json, say, seconds
+from orchestrator.cli.context import (
+    JsonOption,
+    TimeoutOption,
+    opened,
+    opened_to_act,
+    print_json,
+    say,
+    seconds,
+)
 from orchestrator.errors import SpecError
 
 if TYPE_CHECKING:
@@ -38,23 +46,23 @@ def apply(
 
       understudy apply web.yaml --timeout 20min
     """
+    from orchestrator.config.rooms import hold_rooms
     from orchestrator.config.scaleset_file import load_scale_sets
-    from orchestrator.config.secrets import hold_secrets
     from orchestrator.service import declare
 
     limit = seconds(timeout)
     if json_ and not dry_run:
         raise SpecError("--json goes with --dry-run only", f"run: understudy apply {file} --dry-run --json")
     specs = load_scale_sets(file)
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         if dry_run:
             _preview(runtime, specs, json_)
             return
         around = runtime.surroundings()
         runtime.paths.ensure()
         declare.check_all(runtime.store, specs, around)
-        with hold_secrets(runtime.paths.secrets):
-            packed = [_packed(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
+        with hold_rooms(runtime.paths):
+            packed = [packed_spec(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
             for spec in packed:
                 declare.apply(runtime.store, spec, around)
         for spec in specs:
@@ -62,7 +70,7 @@ def apply(
         _forget_unneeded(runtime)
 
 
-def _packed(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path | None) -> ScaleSetSpec:
+def packed_spec(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path | None) -> ScaleSetSpec:
     """The spec with the digests of its uploads and its password; these are kept in the directories."""
     from orchestrator.config.secrets import keep_secrets
     from orchestrator.config.uploads import pack_uploads
@@ -72,10 +80,11 @@ def _packed(runtime: Runtime, spec: ScaleSetSpec, uploads: Path, secrets: Path |
 
 def _forget_unneeded(runtime: Runtime) -> None:
     """Passwords and upload archives; nobody keeps one meanwhile for a set that is not recorded yet."""
-    from orchestrator.config.secrets import hold_secrets, prune_secrets
+    from orchestrator.config.rooms import hold_rooms
+    from orchestrator.config.secrets import prune_secrets
     from orchestrator.config.uploads import prune_uploads
 
-    with hold_secrets(runtime.paths.secrets):
+    with hold_rooms(runtime.paths):
         specs = [one.spec for one in runtime.store.snapshot().sets]
         prune_secrets(specs, runtime.paths.secrets)
         prune_uploads(specs, runtime.paths.uploads)
@@ -90,7 +99,7 @@ def _preview(runtime: Runtime, specs: list[ScaleSetSpec], as_json: bool) -> None
     declare.check_all(runtime.store, specs, runtime.surroundings())
     installation = (runtime.settings.prefix, runtime.limits)
     with scratch(runtime.paths.work, "preview-") as aside:
-        packed = [_packed(runtime, spec, aside, None) for spec in specs]
+        packed = [packed_spec(runtime, spec, aside, None) for spec in specs]
     previews = []
     for spec in packed:
         plan = declare.preview(runtime.store, spec, runtime.observe(), installation, runtime.clock.now())
@@ -117,7 +126,7 @@ def scale(
     from orchestrator.service import declare
 
     limit = seconds(timeout)
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         declare.scale(runtime.store, name, instances, runtime.surroundings())
         carry_out_wish(runtime, name, limit)
 
@@ -173,6 +182,7 @@ def pool(  # noqa: PLR0913 - one for each option
         if not delete and not changes:
             show_pool(runtime, name, json_)
             return
+        runtime.refuse_if_held()
         around = runtime.surroundings()
         if delete:
             declare.delete_pool(runtime.store, name, around)
@@ -202,7 +212,7 @@ def delete(
     from orchestrator.service import declare, drives
 
     limit = seconds(timeout)
-    with opened() as runtime:
+    with opened_to_act() as runtime:
         if not (delete_drives and drives.is_only_drives(runtime.store, name)):
             declare.delete(runtime.store, name)
             carry_out_wish(runtime, name, limit)

@@ -42,6 +42,7 @@ def status(
             if json_:
                 print_json(found[0] if name is not None else found)
             else:
+                _print_hold(runtime)
                 for one in found:
                     _print_set(one)
                 if not found:
@@ -54,17 +55,27 @@ def status(
 
 
 def _read(runtime: Runtime, name: str | None) -> list[dict[str, Any]]:
-    from orchestrator.service.declare import find_newer_image, get_set
+    from orchestrator.service.lookup import find_newer_image, get_set
     from orchestrator.service.status import set_status
 
     if name is not None:
         get_set(runtime.store, name)
-    desired, observed, now = runtime.desired(), runtime.observe(), runtime.clock.now()
+    observed, now = runtime.observe(), runtime.clock.now()
+    desired = runtime.desired(observed)
     return [
         set_status(wanted, desired, observed, now, find_newer_image(runtime.store, wanted))
         for wanted in desired.sets
         if name is None or wanted.name == name
     ]
+
+
+def _print_hold(runtime: Runtime) -> None:
+    """Why what is shown cannot be trusted."""
+    from orchestrator.planner.strangers import FIX
+
+    why = runtime.why_held()
+    if why:
+        say(f"nothing is done: {why}\n  ({FIX})")
 
 
 def _print_left_drives(runtime: Runtime) -> None:
@@ -92,7 +103,8 @@ def _print_set(one: dict[str, Any]) -> None:
     if len(one["zones"]) > 1:
         _print_zones(one["zones"])
     for row in sorted(one["members"], key=lambda row: (row["role"], row["name"])):
-        marks = [word for word, on in (("in rotation", row["in_rotation"]), ("older model", row["stale"])) if on]
+        known = (("in rotation", row["in_rotation"]), ("older model", row["stale"]), ("fork", row["forked"]))
+        marks = [word for word, on in known if on]
         place = f"{row['host']}/{row['zone']}"
         say(
             f"  {row['name']:<20} {row['role']:<9} {row['phase']:<13} {row['power']:<10} {place}"
@@ -175,7 +187,7 @@ def events(
 
       understudy events --follow
     """
-    from orchestrator.service.declare import get_set
+    from orchestrator.service.lookup import get_set
 
     with opened() as runtime:
         last = 0

@@ -33,6 +33,7 @@ def open_audit(runtime: Runtime, tell: OnProgress) -> Audit:
         balancer=runtime.balancer,
         processes=HaproxyProcesses(Path(runtime.paths.haproxy)),
         rooms=DirectoryRooms(runtime.paths),
+        ledger=runtime.ledger,
         prefix=settings.prefix,
         limits=runtime.limits,
     )

@@ -9,13 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.config.paths import StatePaths
 from orchestrator.config.settings import HostSettings, Settings, load_settings
 from orchestrator.drivers.keys import SecretIdentities, SystemClock, ensure_operator_key
-from orchestrator.errors import SpecError
-from orchestrator.models.sightings import Observed
+from orchestrator.errors import Conflict, NotFound, SpecError
+from orchestrator.models.sightings import BalancerSighting, Observed
 from orchestrator.planner import Desired, Limits
+from orchestrator.planner.strangers import FIX, stranger_words, strangers
+from orchestrator.service.hold import why_store_is_held
+from orchestrator.service.identity import ensure_identity
 from orchestrator.store import Fence, Lease, Store, open_store
+from orchestrator.store.departed import find_departed
 
 if TYPE_CHECKING:
     from orchestrator.apply.addressing import Addressing
@@ -36,6 +41,7 @@ class Runtime:
     def __init__(self, root: Path) -> None:
         self.paths = StatePaths(root.absolute())
         self.clock = SystemClock()
+        self._installation = ""
         self._probing = threading.Lock()
 
     @cached_property
@@ -46,11 +52,18 @@ class Runtime:
     def store(self) -> Store:
         self.paths.ensure()
         url = self.settings.store or f"sqlite:///{self.paths.database}"
-        return open_store(url, self.clock.now)
+        opened = open_store(url, self.clock.now)
+        self._installation = ensure_identity(opened, self.paths.identity)
+        return opened
+
+    @property
+    def installation(self) -> str:
+        self.store  # noqa: B018 - the name is known once the store is open
+        return self._installation
 
     @cached_property
-    def installation(self) -> str:
-        return self.store.installation()
+    def ledger(self) -> Ledger:
+        return Ledger(self.paths.declarations, self.paths.image_records)
 
     @cached_property
     def limits(self) -> Limits:
@@ -90,7 +103,8 @@ class Runtime:
 
     @cached_property
     def hosts(self) -> dict[str, LibvirtHost]:
-        from orchestrator.drivers.libvirt.host import HostIdentity, LibvirtHost
+        from orchestrator.drivers.libvirt.host import LibvirtHost
+        from orchestrator.drivers.libvirt.ownership import HostIdentity
 
         return {
             host.name: LibvirtHost(
@@ -98,9 +112,20 @@ class Runtime:
                 self.connections[host.name],
                 self.volumes[host.name],
                 lambda host=host: self.accelerator(host).kind,  # type: ignore[misc]
+                self.settings.limits.golden_free,
+                self._known_accelerator(host),
             )
             for host in self.settings.hosts
         }
+
+    def host(self, name: str) -> LibvirtHost:
+        """The host of a record. Raises NotFound if it is not configured any more."""
+        if name not in self.hosts:
+            known = ", ".join(self.hosts) or "none"
+            raise NotFound(
+                f"host {name!r} is not configured any more", f"add it to config.toml again; hosts: {known}"
+            )
+        return self.hosts[name]
 
     def accelerator(self, host: HostSettings, again: bool = False) -> Accelerator:
         """Remembered for each host and its versions; `again` finds out anew. Raises HostError."""
@@ -111,12 +136,19 @@ class Runtime:
         with self._probing:
             return self._find_accelerator(host, again)
 
+    def _known_accelerator(self, host: HostSettings) -> str:
+        """As configured, or as found out the last time, whatever the versions were; empty if it never was."""
+        if host.accelerator != "auto":
+            return host.accelerator
+        known = self.store.read_fact(_accelerator_key(host))
+        return str(known["kind"]) if known else ""
+
     def _find_accelerator(self, host: HostSettings, again: bool) -> Accelerator:
         from orchestrator.drivers.libvirt.accelerator import Accelerator, find_accelerator
 
         connection = self.connections[host.name].get()
         versions = f"{connection.getLibVersion()}/{connection.getVersion()}"
-        key = f"accelerator:{host.uri}"
+        key = _accelerator_key(host)
         known = self.store.read_fact(key)
         if known and known["versions"] == versions and not again:
             return Accelerator(known["kind"], known["why"], known["seconds"])
@@ -182,6 +214,7 @@ class Runtime:
         from orchestrator.reconcile.controller import Controller, ControllerParts
         from orchestrator.store.records import Recorder
 
+        self.ledger.keep_images(self.store.list_images())
         parts = ControllerParts(
             store=self.store,
             recorder=Recorder(self.store, self.identities.member_suffix, self.addressing.candidates, self.fence),
@@ -191,15 +224,44 @@ class Runtime:
             lease=self.lease,
             fence=self.fence,
             clock=self.clock,
+            ledger=self.ledger,
         )
         parallel = self.settings.limits.parallel
         return Controller(parts, self.limits, self.settings.prefix, parallel, self.addressing.capacity())
 
     # ---- looking -----------------------------------------------------------------------------------------
 
-    def desired(self) -> Desired:
+    def desired(self, observed: Observed | None = None) -> Desired:
+        """`observed`: with which of the machines seen there were let go."""
         snapshot = self.store.snapshot()
-        return Desired(snapshot.sets, snapshot.members, self.settings.prefix, self.limits, drives=snapshot.drives)
+        return Desired(
+            snapshot.sets,
+            snapshot.members,
+            self.settings.prefix,
+            self.limits,
+            drives=snapshot.drives,
+            departed=find_departed(self.store, snapshot.members, self.settings.prefix, observed)
+            if observed is not None
+            else frozenset(),
+            hold=why_store_is_held(self.store, self.ledger, snapshot),
+        )
+
+    def why_held(self, look: bool = True) -> str:
+        """Why nothing may be done before `adopt`; empty if nothing stands in the way. `look`: at the hosts too."""
+        hold = self.desired().hold
+        if hold or not look:
+            return hold
+        observed = Observed(self.lookout.look(), BalancerSighting(running=False))
+        # After the look, because a controller may have made machines meanwhile.
+        desired = self.desired(observed)
+        found = strangers(desired, observed)
+        return stranger_words(found) if found else desired.hold
+
+    def refuse_if_held(self, look: bool = True) -> None:
+        """Raises Conflict naming `adopt`."""
+        why = self.why_held(look)
+        if why:
+            raise Conflict(f"nothing is done: {why}", FIX)
 
     @cached_property
     def lookout(self) -> Lookout:
@@ -230,3 +292,8 @@ class Runtime:
             host.close()
         if "store" in self.__dict__:
             self.store.close()
+
+
+def _accelerator_key(host: HostSettings) -> str:
+    """Of the fact that remembers it."""
+    return f"accelerator:{host.uri}"

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from orchestrator.daemon.loaded_commands import LoadedCommands
 from orchestrator.daemon.runtime import Runtime
 from orchestrator.daemon.wake import Doorbell
 
@@ -18,6 +19,7 @@ def serve(runtime: Runtime, on_ready: Callable[[], None]) -> None:
     """Converge until SIGTERM or SIGINT. While another controller lives, wait for its end and take over."""
     controller = runtime.controller()
     announced = threading.Event()
+    commands = LoadedCommands(runtime.paths.command_sockets)
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         controller.stop()
@@ -26,6 +28,8 @@ def serve(runtime: Runtime, on_ready: Callable[[], None]) -> None:
         if not announced.is_set() and runtime.lease.find_other_holder() is None:
             announced.set()
             on_ready()
+        if announced.is_set():
+            commands.ensure()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
@@ -35,4 +39,5 @@ def serve(runtime: Runtime, on_ready: Callable[[], None]) -> None:
     finally:
         bell.close()
         runtime.close()
+        commands.close()
     log.info("controller stopped; machines and load balancer go on as they are")
