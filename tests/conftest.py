@@ -12,6 +12,12 @@ from tests.support.guest_images import guest_image
 from tests.support.installation import Installation, installation
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not named after the test: a state directory's path may not be longer than that of a socket."""
+    return tmp_path_factory.mktemp("t")
+
+
 @pytest.fixture(scope="session")
 def micro_image() -> Path:
     """The micro guest's disk image."""

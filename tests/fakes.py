@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -21,7 +22,10 @@ from typing import Any
 from orchestrator.errors import (
     AgentAbsent,
     BalancerError,
+    BaseLost,
     Conflict,
+    DiskLost,
+    GoldenUnusable,
     GuestError,
     HostError,
     HostFull,
@@ -31,10 +35,24 @@ from orchestrator.errors import (
     NotFound,
     SetupFailed,
 )
+from orchestrator.models.adoption import FoundMachine, HostSurvey
 from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.golden import GoldenImage
 from orchestrator.models.machine import Blueprint, Hardware, Subnet
 from orchestrator.models.members import GuestPhase, Image
-from orchestrator.models.naming import console_volume, image_volume, local_volumes, overlay_volume, seed_volume
+from orchestrator.models.naming import (
+    OWN_FILTER,
+    console_volume,
+    golden_disk,
+    golden_mark,
+    golden_memory,
+    grown_volume,
+    image_volume,
+    local_volumes,
+    overlay_volume,
+    seed_volume,
+)
+from orchestrator.models.ownership import OwnerTag
 from orchestrator.models.sightings import (
     BalancerSighting,
     HostSighting,
@@ -71,6 +89,12 @@ class FakeClock:
         with self._moved:
             self._now += seconds
             self._monotonic += seconds
+            self._moved.notify_all()
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets it: no time passes."""
+        with self._moved:
+            self._now += seconds
             self._moved.notify_all()
 
     def rest(self, seconds: float = 0.0) -> None:
@@ -120,6 +144,21 @@ class FakeMachine:
     reads: str = ""  # what its guest finds in the file of its phase, which no boot outlives
     disks: set[str] = field(default_factory=set)  # further disks it has from its next start on
     live: set[str] = field(default_factory=set)  # and those it has now
+    tag: OwnerTag | None = None  # None: an older version made it
+    golden: str = ""  # the frozen disk over which a fork is written
+    was_taken: bool = False  # a golden image was taken of it
+    is_linked: bool = True
+    is_nobody: bool = False  # a fork that was never given a network: it vanishes when it ends
+    told: str = ""  # what the agent of a fork was given to read since it was forked
+
+
+@dataclass(frozen=True)
+class FakeGolden:
+    """What a fork finds in its memory and on its disk: all that its source had."""
+
+    source: FakeMachine
+    files: Mapping[str, str] | None  # of the source's guest agent
+    volumes: tuple[str, str, str]  # frozen disk, memory, mark
 
 
 class FakeDisks:
@@ -134,8 +173,8 @@ class FakeDisks:
 
     def ensure(self, disks: Sequence[ExtraDisk], domain: str) -> None:
         for disk in disks:
-            if disk.is_drive and self.holders(disk.volume) - {domain}:
-                raise Conflict(f"drive {disk.volume!r} is attached to another machine than {domain!r}")
+            if self.holders(disk.volume) - {domain}:
+                raise Conflict(f"volume {disk.volume!r} is attached to another machine than {domain!r}")
             if disk.volume not in self._host.volumes:
                 if disk.must_exist:
                     raise HostError(f"volume {disk.volume!r} of a drive is missing on {self._host.name}")
@@ -144,7 +183,8 @@ class FakeDisks:
             self.sizes[disk.volume] = max(disk.size, self.sizes.get(disk.volume, 0))
 
     def holders(self, volume: str) -> set[str]:
-        return {name for name, one in self._host.machines.items() if volume in one.disks | one.live}
+        ours = {name for name, one in self._host.machines.items() if volume in one.disks | one.live}
+        return ours | ({"somebody else's"} if volume in self._host.foreign_disks else set())
 
     def attach(self, domain: str, disks: Sequence[ExtraDisk], hardware: Hardware) -> bool:
         with self._host._changing():
@@ -165,7 +205,8 @@ class FakeDisks:
             self._host._answer("remove_local_storage", member)
             begin = local_volumes(self._host._prefix, member)
             for name in [name for name in self._host.volumes if name.startswith(begin) and name != keep]:
-                del self._host.volumes[name]
+                if not self.holders(name):
+                    del self._host.volumes[name]
 
     def remove_drive(self, volume: str) -> None:
         with self._host._changing():
@@ -207,12 +248,18 @@ class FakeHypervisor:
         self.journal = journal or Journal()
         self.calls: Counter[str] = Counter()
         self.machines: dict[str, FakeMachine] = {}
+        self.halted: set[str] = set()  # machines that are paused because their disks could not be written
         self.foreign: set[str] = set()
+        self.foreign_disks: set[str] = set()  # volumes that domains of others have
         self.volumes: dict[str, bytes] = {}
         self.networks: dict[str, Subnet] = {}
         self.filters = {"clean-traffic"}
         self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
         self.agents_may_run = False  # whether guest agents may run commands
+        self.goldens: dict[str, FakeGolden] = {}  # by model
+        self.cpus = 8
+        self.emulates: bool | None = False
+        self.why_no_golden = ""  # why this host can have none
         self.is_closed = False
         self.disks = self.disks_type(self)
 
@@ -238,16 +285,20 @@ class FakeHypervisor:
                 answers=True,
                 memory_total=self._memory,
                 memory_free=self._memory // 2,
-                cpus=8,
+                cpus=self.cpus,
+                emulates=self.emulates,
                 machines={domain: one for domain, one in seen.items() if one is not None},
+                goldens=frozenset(self.goldens),
             )
 
     def _see(self, domain: str, machine: FakeMachine) -> MachineSighting | None:
         made = machine.blueprint
-        if made.installation != self._installation or not domain.startswith(f"{self._prefix}-"):
+        if made.installation != self._installation or domain != f"{self._prefix}-{made.member}":
             return None
         rebooted, machine.has_rebooted = machine.has_rebooted, False
-        return MachineSighting(domain, made.member, made.incarnation, machine.power, rebooted)
+        return MachineSighting(
+            domain, made.member, made.incarnation, machine.power, rebooted, domain in self.halted, made.forked
+        )
 
     def ensure_image(self, image: Image, file: Path) -> None:
         with self._lock:
@@ -265,20 +316,28 @@ class FakeHypervisor:
     def remove_image(self, digest: str) -> None:
         with self._lock:
             self._answer("remove_image", digest)
-            self.volumes.pop(image_volume(self._prefix, digest), None)
+            if image_volume(self._prefix, digest) not in self.foreign_disks:
+                self.volumes.pop(image_volume(self._prefix, digest), None)
 
     def create_machine(self, blueprint: Blueprint, seed: bytes | None) -> None:
         with self._changing():
             self._answer("create_machine", blueprint.domain)
             self._refuse_foreign(blueprint.domain)
             found = self.machines.get(blueprint.domain)
-            if found is not None and found.blueprint.incarnation == blueprint.incarnation:
+            is_there = found is not None and found.blueprint.incarnation == blueprint.incarnation
+            if found is not None and is_there and not found.is_nobody:
                 found.power = Power.RUNNING
                 return
-            self._remove(blueprint.domain)
+            self._make_room(blueprint.domain)
             self._make_files(blueprint, seed)
             volumes = {disk.volume for disk in blueprint.disks}
             self.machines[blueprint.domain] = FakeMachine(blueprint, seed, disks=volumes, live=set(volumes))
+            self.machines[blueprint.domain].tag = blueprint.tag()
+
+    def _make_room(self, domain: str) -> None:
+        self._remove(domain)
+        if any(name.startswith(f"{domain}.") for name in self.foreign_disks):
+            raise Conflict(f"a volume of {domain!r} is a disk of a domain that is not ours; it is left alone")
 
     def _make_files(self, blueprint: Blueprint, seed: bytes | None) -> None:
         base = image_volume(self._prefix, blueprint.image.digest)
@@ -306,11 +365,25 @@ class FakeHypervisor:
             self._answer("start_machine", domain)
             machine = self._get(domain)
             if machine.power is not Power.RUNNING:
+                self._check_disks(machine)
                 if machine.power is not Power.HIBERNATED:
                     machine.boots += 1
                     machine.reads = ""
                     machine.live = set(machine.disks)
                 machine.power = Power.RUNNING
+
+    def _check_disks(self, machine: FakeMachine) -> None:
+        made = machine.blueprint
+        has_base = image_volume(self._prefix, made.image.digest) in self.volumes
+        needed = {overlay_volume(made.domain, made.incarnation)} | ({machine.golden} - {""})
+        needed |= {grown_volume(made.domain, made.incarnation)} if machine.was_taken else set()
+        has_disk = needed <= self.volumes.keys()
+        if not has_base and not has_disk:
+            raise HostError(f"cannot start {made.domain!r}: neither its disk nor its base is there")
+        if not has_base:
+            raise BaseLost(f"cannot start {made.domain!r}: its base disk is gone")
+        if not has_disk:
+            raise DiskLost(f"cannot start {made.domain!r}: its disk is gone")
 
     def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
         with self._changing():
@@ -322,13 +395,22 @@ class FakeHypervisor:
             # A guest that does not hear the power button: the deadline passes in no time.
             if is_deaf and cancelled():
                 raise Interrupted(f"shutting down {domain} is no longer wanted")
-            machine.power = Power.STOPPED
+            self._end(domain, Power.STOPPED)
             return not is_deaf
+
+    def resume_machine(self, domain: str) -> None:
+        with self._changing():
+            self._answer("resume_machine", domain)
+            self._get(domain)
+            if not self._is_full:
+                self.halted.discard(domain)
 
     def hibernate_machine(self, domain: str) -> None:
         with self._changing():
             self._answer("hibernate_machine", domain)
             machine = self._get(domain)
+            if machine.is_nobody:
+                raise HostError(f"cannot hibernate {domain!r}: a fork without identity cannot be saved")
             if machine.power is Power.RUNNING:
                 machine.power = Power.HIBERNATED
 
@@ -340,8 +422,146 @@ class FakeHypervisor:
 
     def _remove(self, domain: str) -> None:
         self.machines.pop(domain, None)
-        for name in [name for name in self.volumes if name.startswith(f"{domain}.")]:
+        ours = [name for name in self.volumes if name.startswith(f"{domain}.") and name not in self.foreign_disks]
+        for name in ours:
             del self.volumes[name]
+
+    def mark_machine(self, domain: str, tag: OwnerTag) -> None:
+        with self._changing():
+            self._answer("mark_machine", domain)
+            machine = self._get(domain)
+            known = machine.tag.image if machine.tag is not None else ""
+            machine.tag = replace(tag, image=tag.image or known, forked=machine.blueprint.forked)
+
+    def take_golden(
+        self, domain: str, incarnation: int, model: str, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        with self._changing():
+            self._answer("take_golden", domain)
+            if cancelled():
+                raise Interrupted(f"no golden image is taken of {domain!r} now")
+            machine = self._get(domain)
+            if model in self.goldens:
+                return
+            why = self.why_no_golden or self._why_not_taken(machine, incarnation)
+            if why:
+                raise GoldenUnusable(f"no golden image is taken of {domain!r}: {why}")
+            if self._is_full:
+                raise HostFull(f"cannot take a golden image of {domain!r}: No space left on device")
+            serial = next(n for n in itertools.count(1) if golden_disk(self._prefix, model, n) not in self.volumes)
+            disk, memory, mark = (
+                name(self._prefix, model, serial) for name in (golden_disk, golden_memory, golden_mark)
+            )
+            for name in (disk, memory, mark, grown_volume(domain, incarnation)):
+                self.volumes[name] = b""
+            files = self.agents.get(domain)
+            kept = dict(files) if files is not None else None
+            self.goldens[model] = FakeGolden(replace(machine), kept, (disk, memory, mark))
+            machine.was_taken = True
+
+    def _why_not_taken(self, machine: FakeMachine, incarnation: int) -> str:
+        made = machine.blueprint
+        if made.incarnation != incarnation:
+            return f"it is body {made.incarnation}, not {incarnation}"
+        if machine.power is not Power.RUNNING:
+            return "it does not run"
+        if machine.golden or machine.was_taken:
+            return "it is written over a golden image, or one was taken of it before"
+        if seed_volume(made.domain, incarnation) in self.volumes:
+            return "its seed is still attached"
+        return "it has further disks" if machine.live else ""
+
+    def fork_machine(self, blueprint: Blueprint) -> None:
+        with self._changing():
+            self._answer("fork_machine", blueprint.domain)
+            self._refuse_foreign(blueprint.domain)
+            found = self.machines.get(blueprint.domain)
+            if found is not None and found.blueprint.incarnation == blueprint.incarnation:
+                found.power = Power.RUNNING
+                return
+            golden = self._find_golden(blueprint.model)
+            made = replace(blueprint, forked=True)
+            self._make_room(made.domain)
+            self._make_files(made, None)
+            volumes = {disk.volume for disk in made.disks}
+            self.machines[made.domain] = FakeMachine(
+                made,
+                golden.source.seed,
+                disks=volumes,
+                live=set(volumes),
+                tag=made.tag(),
+                reads=golden.source.reads,
+                golden=golden.volumes[0],
+                is_linked=False,
+                is_nobody=True,
+            )
+            if golden.files is not None:
+                self.agents[made.domain] = dict(golden.files)
+
+    def _find_golden(self, model: str) -> FakeGolden:
+        golden = self.goldens.get(model)
+        if golden is None:
+            raise GoldenUnusable(f"{self._name} has no golden image of model {model}")
+        if any(name not in self.volumes for name in golden.volumes):
+            self._drop_golden(model)
+            raise GoldenUnusable(f"the golden image of model {model} on {self._name} is damaged")
+        return golden
+
+    def is_fork(self, domain: str) -> bool:
+        with self._lock:
+            self._answer("is_fork", domain)
+            machine = self.machines.get(domain)
+            return machine is not None and domain not in self.foreign and machine.blueprint.forked
+
+    def set_link(self, domain: str, up: bool) -> None:
+        with self._changing():
+            self._answer("set_link", domain)
+            machine = self._get(domain)
+            if machine.power is not Power.RUNNING:
+                raise HostError(f"cannot set the link of {domain!r}: it does not run")
+            machine.is_linked = up
+            machine.is_nobody = machine.is_nobody and not up
+
+    def remove_golden(self, model: str) -> None:
+        with self._changing():
+            self._answer("remove_golden", model)
+            begin = golden_disk(self._prefix, model, 0).partition(".")[0]
+            for name, machine in sorted(self.machines.items()):
+                if machine.golden.startswith(begin):
+                    raise Conflict(f"the golden image of model {model} is in use by {name!r}")
+            self._drop_golden(model)
+
+    def list_goldens(self) -> list[GoldenImage]:
+        with self._lock:
+            self._answer("list_goldens", self._name)
+            return [
+                GoldenImage(model, one.source.blueprint.image.digest, one.source.blueprint.domain, 1, 2, NOW)
+                for model, one in sorted(self.goldens.items())
+            ]
+
+    def _drop_golden(self, model: str) -> None:
+        """Frozen disks stay while machines are written over them."""
+        self.goldens.pop(model, None)
+        begin = golden_disk(self._prefix, model, 0).partition(".")[0]
+        used = {one.golden for one in self.machines.values()}
+        for name in [name for name in self.volumes if name.startswith(begin) and name not in used]:
+            del self.volumes[name]
+
+    def survey(self) -> HostSurvey:
+        with self._lock:
+            self._answer("survey", self._name)
+            seen = self.observe().machines
+            machines = tuple(self._find(domain, seen[domain].power) for domain in sorted(seen))
+            theirs = self.machines.keys() - seen.keys()
+            disks = {disk for domain in theirs for disk in self.machines[domain].disks}
+            sizes = {name: self.disks.sizes.get(name, 0) for name in self.volumes}
+            foreign = tuple(sorted(self.foreign | theirs))
+            return HostSurvey(self._name, machines, sizes, foreign, frozenset(disks))
+
+    def _find(self, domain: str, power: Power) -> FoundMachine:
+        machine = self.machines[domain]
+        member, disks = machine.blueprint.member, frozenset(machine.disks | machine.live)
+        return FoundMachine(domain, member, self._name, self._zone, power, machine.tag, disks)
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         with self._lock:
@@ -358,21 +578,23 @@ class FakeHypervisor:
             if files is None or machine.power is not Power.RUNNING:
                 raise AgentAbsent(f"the agent of {domain!r} is not connected")
             if command.startswith("guest-exec") and self.agents_may_run:
+                machine.told += base64.b64decode(str(arguments.get("input-data", ""))).decode()
                 return self._run_by_agent(machine, arguments)
-            return _answer_as_agent(files, command, arguments)
+            return _answer_as_agent(files, command, arguments, self.agents_may_run)
 
     def _run_by_agent(self, machine: FakeMachine, arguments: Mapping[str, object]) -> object:
         """Ends at once and well. Of scripts, those that tell the guest its phase are understood."""
-        if "arg" not in arguments:
+        if "path" not in arguments:
             return {"exited": True, "exitcode": 0}
-        words = re.findall(r"printf '(\w+)\\n'", str(arguments["arg"][1]))  # type: ignore[index]
+        script = str(arguments["arg"][1]) if "arg" in arguments else ""  # type: ignore[index]
+        words = re.findall(r"printf '(\w+)\\n'", script)
         machine.reads = words[0] if words else machine.reads
         return {"pid": 7}
 
     def describe_network(self, name: str, filter_: str = "") -> Subnet:
         with self._lock:
             self._answer("describe_network", name)
-            if filter_ and filter_ not in self.filters:
+            if filter_ and filter_ not in {OWN_FILTER, *self.filters}:
                 raise NotFound(f"{self._name} has no network filter {filter_!r}")
             if name not in self.networks:
                 raise NotFound(f"{self._name} has no network {name!r}")
@@ -400,6 +622,11 @@ class FakeHypervisor:
 
     def free_disk(self) -> None:
         self._is_full = False
+
+    def lose(self, volume: str) -> None:
+        """Somebody deletes the file behind a volume."""
+        with self._lock:
+            del self.volumes[volume]
 
     def kill(self, domain: str) -> None:
         """The machine's process dies."""
@@ -449,6 +676,7 @@ class FakeHypervisor:
                     machine
                     for machine in self.machines.values()
                     if machine.power is Power.RUNNING
+                    and machine.is_linked
                     and (machine.blueprint.member, machine.blueprint.nic.address) == (member, address)
                 ),
                 None,
@@ -458,7 +686,14 @@ class FakeHypervisor:
 
     def _set_power(self, domain: str, power: Power) -> None:
         with self._changing():
-            self.machines[domain].power = power
+            self._end(domain, power)
+
+    def _end(self, domain: str, power: Power) -> None:
+        machine = self.machines[domain]
+        machine.power = power
+        machine.is_linked = True
+        if machine.is_nobody:
+            del self.machines[domain]
 
     def _answer(self, call: str, subject: str) -> None:
         self.calls[call] += 1
@@ -491,14 +726,17 @@ class FakeHypervisor:
             listener()
 
 
-def _answer_as_agent(files: dict[str, str], command: str, arguments: Mapping[str, object]) -> object:
+def _answer_as_agent(
+    files: dict[str, str], command: str, arguments: Mapping[str, object], may_run: bool = False
+) -> object:
     """Handles are numbers of files in order; an agent knows no more than that."""
     names = sorted(files)
     match command:
         case "guest-info":
-            allowed = ("guest-file-open", "guest-file-read", "guest-file-seek", "guest-file-close")
+            allowed = ["guest-file-open", "guest-file-read", "guest-file-seek", "guest-file-close"]
+            allowed += ["guest-exec", "guest-exec-status"] if may_run else []
             return {"supported_commands": [{"name": name, "enabled": True} for name in allowed]}
-        case "guest-file-close" | "guest-set-time":
+        case "guest-file-close" | "guest-set-time" | "guest-ping":
             return {}
         case "guest-file-open":
             if arguments["path"] not in files:
@@ -660,6 +898,7 @@ class FakeGuest:
         self._clock = clock
         self._hosts = hosts
         self._held: set[str] = set()
+        self._counting = threading.Lock()
         self.waiting: Counter[str] = Counter()  # by member: who is waited for now
         self.shells: list[FakeGuestShell] = []
         self.outputs: dict[str, list[bytes]] = {}  # command -> what it says, in the chunks in which it comes
@@ -708,11 +947,15 @@ class FakeGuest:
     # ---- parts -------------------------------------------------------------------------------------------
 
     def _reach(self, where: GuestAddress, patience: Patience) -> FakeMachine:
-        self.waiting[where.name] += 1
+        self._count_waiting(where.name, 1)
         try:
             return self._wait_for(where, patience)
         finally:
-            self.waiting[where.name] -= 1
+            self._count_waiting(where.name, -1)
+
+    def _count_waiting(self, member: str, by: int) -> None:
+        with self._counting:
+            self.waiting[member] += by
 
     def _wait_for(self, where: GuestAddress, patience: Patience) -> FakeMachine:
         give_up = time.monotonic() + REAL_SECONDS
@@ -736,7 +979,7 @@ class FakeGuest:
         """The guest shows the key of its seed, as a real one does."""
         if machine.seed is None:
             raise GuestError(f"{where.name} has no SSH")
-        if where.host_key not in machine.seed.decode():
+        if where.host_key not in (machine.told or machine.seed.decode()):
             raise GuestError(f"{where.name} shows another host key than {where.host_key}")
 
 
@@ -828,6 +1071,7 @@ class FakeIdentities:
     def __init__(self, *first: str) -> None:
         self._first = list(first)
         self._count = 0
+        self._drawn = 0
         self._lock = threading.Lock()
 
     def member_suffix(self) -> str:
@@ -836,6 +1080,11 @@ class FakeIdentities:
                 return self._first.pop(0)
             self._count += 1
             return f"{self._count:05}"
+
+    def entropy(self) -> bytes:
+        with self._lock:
+            self._drawn += 1
+            return self._drawn.to_bytes(64)
 
     def host_key(self, machine_uuid: str) -> tuple[str, str]:
         body = base64.b64encode(hashlib.sha256(machine_uuid.encode()).digest()).decode()

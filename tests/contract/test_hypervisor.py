@@ -18,12 +18,20 @@ from xml.etree import ElementTree
 import pytest
 
 from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
-from orchestrator.drivers.libvirt.host import HostIdentity
+from orchestrator.drivers.libvirt.ownership import HostIdentity
 from orchestrator.drivers.libvirt.volumes import Volumes
-from orchestrator.errors import Conflict, HostError, NotFound
+from orchestrator.errors import BaseLost, Conflict, DiskLost, HostError, NotFound
 from orchestrator.models.machine import Blueprint, Hardware, Nic
-from orchestrator.models.members import Image
-from orchestrator.models.naming import console_volume, drive_volume, local_volume, seed_volume
+from orchestrator.models.members import Image, Role
+from orchestrator.models.naming import (
+    console_volume,
+    drive_volume,
+    image_volume,
+    local_volume,
+    overlay_volume,
+    seed_volume,
+)
+from orchestrator.models.ownership import TagState
 from orchestrator.models.sightings import MachineSighting, Power
 from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
@@ -44,7 +52,12 @@ class Lab(Protocol):
 
     def kill(self, domain: str) -> None: ...
     def vanish(self, domain: str) -> None: ...
-    def add_foreign(self, domain: str) -> None: ...
+    def add_foreign(self, domain: str, volume: str = "") -> None:
+        """A domain of somebody else, with that volume as its disk."""
+
+    def lose(self, volume: str) -> None:
+        """The file behind it is deleted."""
+
     def has_foreign(self, domain: str) -> bool: ...
     def volumes(self) -> list[str]: ...
     def disks_of(self, domain: str) -> set[str]:
@@ -74,8 +87,14 @@ class FakeLab:
     def vanish(self, domain: str) -> None:
         self.fake.vanish(domain)
 
-    def add_foreign(self, domain: str) -> None:
+    def add_foreign(self, domain: str, volume: str = "") -> None:
         self.fake.foreign.add(domain)
+        if volume:
+            self.fake.volumes.setdefault(volume, b"theirs")
+            self.fake.foreign_disks.add(volume)
+
+    def lose(self, volume: str) -> None:
+        self.fake.lose(volume)
 
     def has_foreign(self, domain: str) -> bool:
         return domain in self.fake.foreign
@@ -108,6 +127,7 @@ class LibvirtLab:
         self.prefix, self.installation, self.image_file = prefix, secrets.token_hex(8), image_file
         connection = LibvirtConnection(self.uri)
         self._volumes = Volumes(connection, prefix, root / "volumes")
+        self._foreign: list[str] = []
         identity = HostIdentity("local", "a", prefix, self.installation)
         self.hypervisor: Hypervisor = LibvirtHost(identity, connection, self._volumes, lambda: "tcg")
 
@@ -119,10 +139,25 @@ class LibvirtLab:
         self._virsh("destroy", domain)
         self._virsh("undefine", domain)
 
-    def add_foreign(self, domain: str) -> None:
+    def add_foreign(self, domain: str, volume: str = "") -> None:
         rest = "<memory unit='MiB'>32</memory><os><type>hvm</type></os>"
+        if volume:
+            path = self._volumes.directory / volume
+            path.touch()
+            self._volumes.refresh()
+            disk = f"<disk type='file'><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+            rest += f"<devices>{disk}</devices>"
         xml = f"<domain type='qemu'><name>{domain}</name>{rest}</domain>"
         subprocess.run(["virsh", "-c", self.uri, "define", "/dev/stdin"], input=xml, text=True, check=True)
+        self._foreign.append(domain)
+
+    def close(self) -> None:
+        self.hypervisor.close()
+        for domain in self._foreign:
+            self._virsh("undefine", domain)
+
+    def lose(self, volume: str) -> None:
+        (self._volumes.directory / volume).unlink()
 
     def has_foreign(self, domain: str) -> bool:
         return self._virsh("dominfo", domain) == 0
@@ -172,7 +207,7 @@ def lab(request: pytest.FixtureRequest, image_file: Path) -> Iterator[Lab]:
         try:
             yield made
         finally:
-            made.hypervisor.close()
+            made.close()
 
 
 @pytest.fixture
@@ -231,6 +266,7 @@ def test_an_empty_host_answers_with_its_memory(lab: Lab) -> None:
 def test_a_created_machine_runs_and_is_seen_with_its_owner(lab: Lab, blueprint: Blueprint) -> None:
     lab.hypervisor.create_machine(blueprint, b"seed")
     assert see(lab, blueprint.domain) == MachineSighting(blueprint.domain, "web-1", 1, Power.RUNNING)
+    assert lab.hypervisor.observe().emulates is not None  # known by now
     own = [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
     assert own == [f"{blueprint.domain}.1.{kind}" for kind in ("console.log", "qcow2", "seed.iso")]
 
@@ -344,6 +380,58 @@ def test_a_domain_of_somebody_else_is_neither_seen_nor_touched(lab: Lab, bluepri
     with pytest.raises(Conflict):
         lab.hypervisor.destroy_machine(blueprint.domain)
     assert lab.has_foreign(blueprint.domain)
+
+
+def test_a_volume_that_somebody_elses_domain_uses_is_neither_written_nor_removed(
+    lab: Lab, blueprint: Blueprint
+) -> None:
+    theirs = overlay_volume(blueprint.domain, 1)
+    lab.add_foreign(f"{lab.prefix}-theirs", theirs)
+    with pytest.raises(Conflict, match="not ours; it is left alone"):
+        lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert theirs in lab.volumes()
+    assert power(lab, blueprint.domain) is Power.ABSENT
+
+
+def kill(lab: Lab, domain: str) -> None:
+    """And its host knows."""
+    lab.kill(domain)
+    wait_until(lambda: power(lab, domain) is Power.CRASHED, 10, "its host knows")
+
+
+def test_a_machine_whose_disk_was_deleted_says_so_and_can_be_made_anew(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    kill(lab, blueprint.domain)
+    lab.lose(overlay_volume(blueprint.domain, 1))
+    with pytest.raises(DiskLost):
+        lab.hypervisor.start_machine(blueprint.domain)
+    again = new_body(blueprint)
+    lab.hypervisor.create_machine(again, None)
+    assert see(lab, blueprint.domain) == MachineSighting(blueprint.domain, "web-1", 2, Power.RUNNING)
+
+
+def test_a_base_disk_that_was_deleted_is_brought_again_and_the_machine_keeps_its_own(
+    lab: Lab, blueprint: Blueprint, image: Image
+) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    kill(lab, blueprint.domain)
+    lab.lose(image_volume(lab.prefix, image.digest))
+    with pytest.raises(BaseLost):
+        lab.hypervisor.start_machine(blueprint.domain)
+    lab.hypervisor.ensure_image(image, lab.image_file)
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_where_disk_and_base_are_gone_nothing_is_given_up(lab: Lab, blueprint: Blueprint, image: Image) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    kill(lab, blueprint.domain)
+    for volume in (overlay_volume(blueprint.domain, 1), image_volume(lab.prefix, image.digest)):
+        lab.lose(volume)
+    with pytest.raises(HostError) as raised:
+        lab.hypervisor.start_machine(blueprint.domain)
+    assert type(raised.value) is HostError
 
 
 def test_console_of_nothing_is_empty(lab: Lab, blueprint: Blueprint) -> None:
@@ -510,6 +598,28 @@ def test_removing_a_drive_twice_is_success(lab: Lab, blueprint: Blueprint, drive
         assert drive.volume not in lab.volumes()
 
 
+def test_what_somebody_elses_domain_has_is_neither_attached_nor_removed(
+    lab: Lab, blueprint: Blueprint, local: ExtraDisk, drive: ExtraDisk
+) -> None:
+    """Whatever that domain is called."""
+    for number, disk in enumerate((local, drive)):
+        lab.add_foreign(f"theirs-{lab.prefix}-{number}", disk.volume)
+        with pytest.raises(Conflict, match="is attached to"):
+            lab.hypervisor.create_machine(with_disks(blueprint, disk), None)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    lab.hypervisor.disks.remove_local_storage("web-1")
+    with pytest.raises(Conflict, match="is attached to"):
+        lab.hypervisor.disks.remove_drive(drive.volume)
+    assert {local.volume, drive.volume} <= set(lab.volumes())
+
+
+def test_a_base_disk_that_somebody_elses_domain_has_stays(lab: Lab, image: Image) -> None:
+    base = image_volume(lab.prefix, image.digest)
+    lab.add_foreign(f"theirs-{lab.prefix}", base)
+    lab.hypervisor.remove_image(image.digest)
+    assert base in lab.volumes()
+
+
 def test_nothing_is_attached_to_a_domain_of_somebody_else(
     lab: Lab, blueprint: Blueprint, drive: ExtraDisk
 ) -> None:
@@ -550,3 +660,50 @@ def test_nobody_but_its_owner_may_read_a_seed_or_a_console(lab: Lab, blueprint: 
 def test_of_a_machine_that_is_not_there_no_seed_is_removed(lab: Lab) -> None:
     with pytest.raises(NotFound):
         lab.hypervisor.remove_seed(f"{lab.prefix}-web-9", 1)
+
+
+# ---- what a lost record is made of again ---------------------------------------------------------------------
+
+
+def test_a_survey_finds_machines_with_their_tags_and_disks_and_says_who_else_is_there(
+    lab: Lab, blueprint: Blueprint
+) -> None:
+    volume = drive_volume(lab.prefix, "web", "data", 0)
+    disk = ExtraDisk(volume, "drive-data", 1, 16 * MIB, is_drive=True)
+    made = replace(blueprint, disks=(disk,), role=Role.STANDBY, created_at=1234.5)
+    lab.hypervisor.create_machine(made, None)
+    lab.add_foreign(f"{lab.prefix}-web-f0r31")
+    found = lab.hypervisor.survey()
+    (machine,) = found.machines
+    assert (machine.domain, machine.member, machine.power) == (made.domain, "web-1", Power.RUNNING)
+    assert (machine.host, machine.zone) == (lab.hypervisor.name, lab.hypervisor.zone)
+    assert machine.tag == made.tag()
+    assert volume in machine.disks
+    assert found.volumes[volume] == 16 * MIB
+    assert found.foreign == (f"{lab.prefix}-web-f0r31",)
+
+
+def test_a_mark_says_how_far_a_machine_is_while_it_runs_and_when_it_is_off(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    serving = replace(blueprint.tag(), state=TagState.SERVING)
+    for _ in range(2):
+        lab.hypervisor.mark_machine(blueprint.domain, replace(serving, image=""))
+        assert lab.hypervisor.survey().machines[0].tag == serving
+    lab.hypervisor.shut_down_machine(blueprint.domain, 0.1, never)
+    assert lab.hypervisor.survey().machines[0].tag == serving
+    lab.hypervisor.mark_machine(blueprint.domain, replace(serving, state=TagState.STOPPED))
+    lab.hypervisor.start_machine(blueprint.domain)
+    assert lab.hypervisor.survey().machines[0].tag == replace(serving, state=TagState.STOPPED)
+
+
+def test_nothing_of_others_is_marked(lab: Lab, blueprint: Blueprint) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.add_foreign(f"{lab.prefix}-web-f0r31")
+    with pytest.raises(Conflict, match="not ours"):
+        lab.hypervisor.mark_machine(f"{lab.prefix}-web-f0r31", blueprint.tag())
+
+
+def test_a_survey_of_a_host_without_anything_makes_nothing_there(lab: Lab) -> None:
+    found = lab.hypervisor.survey()
+    assert (found.machines, found.foreign) == ((), ())
+    assert all("drive" not in name for name in found.volumes)

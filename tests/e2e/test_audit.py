@@ -35,7 +35,8 @@ def web(micro_image: Path) -> Iterator[Installation]:
 def audited(web: Installation, *options: str) -> dict[str, Any]:
     done = subprocess.run(web.command("audit", "--json", *options), capture_output=True, text=True, check=False)
     said = dict(json.loads(done.stdout))
-    assert done.returncode == (0 if said["clean"] else 1), done.stderr
+    assert done.returncode == (1 if said["left"] else 4 if said["unknown"] else 0), done.stderr
+    assert said["clean"] is (done.returncode == 0)
     return said
 
 
@@ -44,11 +45,10 @@ def found(said: dict[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def remember(web: Installation, *names: str) -> None:
-    """As if these had been members once."""
+    """As if these had been members once, and were let go."""
     with sqlite3.connect(web.root / "private" / "store.sqlite") as store:
         for name in names:
-            values = (time.time(), "web", name, "deleted", f"{name} is gone")
-            store.execute("INSERT INTO events (at, set_name, member, kind, reason) VALUES (?, ?, ?, ?, ?)", values)
+            store.execute("INSERT INTO departed (name, at) VALUES (?, ?)", (name, time.time()))
     store.close()
 
 
@@ -81,27 +81,52 @@ def test_what_was_left_over_is_found_and_removed_and_nothing_else_is(web: Instal
     virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{tag}</name>{metadata}{rest}</domain>")
     foreign = f"{web.prefix}-theirs"
     virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{foreign}</name>{rest}</domain>")
+    rescue, held = f"rescue-{web.prefix}", f"{web.prefix}-web-yyyyy.2.qcow2"
+    source = f"<source file='{web.root / 'volumes' / held}'/><target dev='vda' bus='virtio'/>"
+    rest += f"<devices><disk type='file'>{source}</disk></devices>"
+    virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{rescue}</name>{rest}</domain>")
     unknown_drive = f"{web.prefix}-drive.old.data.0.raw"
-    for name in (f"{web.prefix}-web-yyyyy.1.qcow2", f"{web.prefix}-local.web-yyyyy.1.raw", unknown_drive, "a.txt"):
+    left = (f"{web.prefix}-web-yyyyy.1.qcow2", f"{web.prefix}-local.web-yyyyy.1.raw")
+    for name in (*left, held, unknown_drive, "a.txt"):
         (web.root / "volumes" / name).write_bytes(b"x")
     try:
         expected = {
             ("machine", "left over", tag),
-            ("volume", "left over", f"{web.prefix}-web-yyyyy.1.qcow2"),
-            ("volume", "left over", f"{web.prefix}-local.web-yyyyy.1.raw"),
+            *(("volume", "left over", name) for name in left),
+            ("volume", "wrong", held),
             ("drive", "left over", unknown_drive),
         }
         assert found(audited(web)) == expected
         said = audited(web, "--fix")
-        assert {one["name"] for one in said["findings"] if not one["fixed"]} == {unknown_drive}
+        assert {one["name"] for one in said["findings"] if not one["fixed"]} == {unknown_drive, held}
         assert sorted(web.domains()) == sorted([*before[0], foreign])
-        assert sorted(web.volumes()) == sorted([*before[1], unknown_drive, "a.txt"])
+        assert sorted(web.volumes()) == sorted([*before[1], held, unknown_drive, "a.txt"])
     finally:
-        virsh(web, "undefine", foreign)
-        for name in (unknown_drive, "a.txt"):
+        for name in (foreign, rescue):
+            virsh(web, "undefine", name)
+        for name in (held, unknown_drive, "a.txt"):
             (web.root / "volumes" / name).unlink()
         virsh(web, "pool-refresh", web.prefix)
     assert audited(web)["clean"]
+
+
+def test_a_seed_that_was_not_taken_out_is_found_and_removed_with_its_place_in_the_machine(
+    web: Installation,
+) -> None:
+    assert [name for name in web.volumes() if name.endswith(".seed.iso")] == []
+    (instance,) = (one for one in web.status("web")["members"] if one["role"] == "instance")
+    seed = web.root / "volumes" / f"{instance['domain']}.1.seed.iso"
+    seed.write_bytes(b"\0" * 32769 + b"CD001" + b"\0" * 4096)
+    source = f"<source file='{seed}'/><target dev='vdz' bus='virtio'/><readonly/>"
+    disk = f"<disk type='file' device='disk'><driver name='qemu' type='raw'/>{source}</disk>"
+    virsh(web, "attach-device", instance["domain"], "/dev/stdin", "--config", text=disk)
+    assert found(audited(web)) == {("seed", "left over", seed.name)}
+    assert audited(web, "--fix")["clean"]
+    assert not seed.exists()
+    assert seed.name not in virsh(web, "dumpxml", instance["domain"], "--inactive")
+    seed.write_bytes(b"\0" * 40000)  # as one is that its guest did not let go of
+    assert audited(web)["clean"]
+    seed.unlink()
 
 
 def test_what_a_killed_import_left_is_found_while_one_that_runs_is_not(web: Installation) -> None:
@@ -198,4 +223,4 @@ def test_a_host_that_does_not_answer_is_named_and_not_judged(web: Installation) 
     said = audited(web)
     assert [one["host"] for one in said["unknown"]] == ["gone"]
     assert said["findings"] == []
-    assert "unknown    host gone: nothing of it was judged" in web.run("audit")
+    assert "unknown    host gone: nothing of it was judged" in web.run("audit", expect=4)

@@ -43,6 +43,8 @@ LAYERS = {
         "destroy_machine",
         "attach",
         "remove_local_storage",
+        "mark_machine",
+        "remove_seed",
     },
     "libvirt": {
         "virConnect.storagePoolDefineXML",
@@ -58,10 +60,12 @@ LAYERS = {
         "virDomain.undefineFlags",
         "virDomain.shutdown",
         "virDomain.managedSave",
+        "virDomain.setMetadata",
         "virDomain.attachDeviceFlags",
     },
     "balancer": {"converge"},
     "haproxy": {"check", "start", "reload", "add server", "set server", "del server", "shutdown sessions"},
+    "ledger": {"keep", "forget"},
     "store": {"declare_set", "mark_deleting", "request", "write_fact"},
 }
 
@@ -100,6 +104,7 @@ class Crashing:
         found = [f"{one['kind']} {one['name']}: {one['wrong']}" for one in said["findings"]]
         found += differences(self.on)
         self.leaks += [f"after {after}: {one}" for one in found]
+        print(f"after {after}: {len(found)} left over")
         assert found == [], f"after {after}"
         assert audited.returncode == 0
 

@@ -145,9 +145,13 @@ def test_no_guest_of_a_network_pretends_to_be_another(host: PrivateHost, there: 
         return host.run("ip", "neigh", "show", other["address"]).split("lladdr ")[1].split()[0]
 
     mine, others = (ssh(there, row, "cat /sys/class/net/eth0/address") for row in (one, other))
-    assert ssh(there, one, PRETEND).split() == ["itself"]
+    there.run("scale", "web", "3")
+    (fork,) = [row for row in there.members("instance") if row["name"] not in (one["name"], other["name"])]
+    assert (one["forked"], fork["forked"]) == (False, True)
+    for row in (one, fork):
+        assert ssh(there, row, PRETEND).split() == ["itself"]
     assert card_of_other() == others
-    assert there.fetch() in {one["name"], other["name"]}
+    assert there.fetch() in {one["name"], other["name"], fork["name"]}
 
     # The same guest without a filter: it is the filter that holds it back.
     there.configure(network='[network]\nmode = "network"\nname = "ustnet"\nfilter = ""\n')

@@ -18,9 +18,12 @@ pytestmark = pytest.mark.guest
 # What boot a guest is in, written down during its setup; and a process that counts in its own memory, which no
 # boot would start again.
 COUNT = "while sleep 0.2; do n=$((n+1)); echo $n > /run/count; done"
+# Each fork keeps its own.
+KEEP = r"printf '#!/bin/sh\ncp /proc/sys/kernel/random/boot_id /root/boot_id\n' > /etc/understudy/fork.d/10-boot"
 STEPS = f"""\
   steps:
   - {{run: cp /proc/sys/kernel/random/boot_id /root/boot_id}}
+  - {{run: "{KEEP}; chmod 755 /etc/understudy/fork.d/10-boot"}}
   - {{run: "(setsid sh -c '{COUNT}' </dev/null >/dev/null 2>&1 & echo $! > /run/pid); sleep 2"}}
 """
 LOOK = "cat /root/boot_id /proc/sys/kernel/random/boot_id; date +%s; cat /run/count"

@@ -42,11 +42,12 @@ def web(micro_image: Path) -> Iterator[Installation]:
 
 
 def in_guest(on: Installation, command: str) -> None:
+    in_guest_of(on, f"web/{on.members('instance')[0]['name']}", command)
+
+
+def in_guest_of(on: Installation, target: str, command: str) -> None:
     """The guest may go down under it: how the command ends does not matter."""
-    row = on.members("instance")[0]
-    subprocess.run(
-        on.command("ssh", f"web/{row['name']}", "--", command), capture_output=True, timeout=60, check=False
-    )
+    subprocess.run(on.command("ssh", target, "--", command), capture_output=True, timeout=60, check=False)
 
 
 def kill_qemu(on: Installation, row: dict[str, Any]) -> None:
@@ -54,6 +55,14 @@ def kill_qemu(on: Installation, row: dict[str, Any]) -> None:
         ["pgrep", "-f", f"guest={row['domain']},"], capture_output=True, text=True, check=True
     ).stdout.split()
     subprocess.run(["kill", "-9", pid], check=True)
+
+
+def stop_qemu(on: Installation, row: dict[str, Any]) -> None:
+    """A QEMU that hangs: it neither serves nor answers its monitor, and SIGTERM does not end it."""
+    (pid,) = subprocess.run(
+        ["pgrep", "-f", f"guest={row['domain']},"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    subprocess.run(["kill", "-STOP", pid], check=True)
 
 
 def destroy_domain(on: Installation, row: dict[str, Any]) -> None:
@@ -78,7 +87,7 @@ def fail_command(on: Installation, row: dict[str, Any]) -> None:
     in_guest(on, "touch /run/ill")
 
 
-@pytest.mark.parametrize("fault", [kill_qemu, destroy_domain, panic, stop_service, hang, fail_command])
+@pytest.mark.parametrize("fault", [kill_qemu, stop_qemu, destroy_domain, panic, stop_service, hang, fail_command])
 def test_an_instance_that_stops_serving_is_restarted_with_its_disk(web: Installation, fault: Any) -> None:
     (row,) = web.members("instance")
     boots = len(web.fetch("/boots").split())
@@ -153,6 +162,33 @@ def test_a_machine_that_hangs_in_its_boot_is_made_anew(web: Installation) -> Non
     wait_until(lambda: web.fetch(port=8081) == row["name"], BACK, "it serves, with a new disk")
     (after,) = web.members("instance", "api")
     assert (after["name"], after["incarnation"]) == (row["name"], 2)
+    web.run("delete", "api")
+
+
+# With the mark on its disk, each boot comes to its services, and ends a moment later.
+LOOPING = """\
+cat > /etc/boot.d/60-loop <<'END'
+#!/bin/sh
+[ ! -e /root/loop ] || (sleep 3; sync; reboot -f) >/dev/null 2>&1 &
+END
+chmod +x /etc/boot.d/60-loop
+"""
+
+
+def test_a_guest_that_restarts_over_and_over_is_held_back_and_given_up(web: Installation) -> None:
+    text = web_of(web, instances=1, name="api", port=8081, user_data=WEB + LOOPING)
+    web.write("api.yaml", text.replace("grace: 1s", "grace: 5min"))
+    web.run("apply", str(web.root / "api.yaml"))
+    (row,) = web.members("instance", "api")
+    web.run("ssh", f"api/{row['name']}", "--", "touch /root/loop; sync")
+    in_guest_of(web, f"api/{row['name']}", "(sleep 0.2; reboot -f) >/dev/null 2>&1 &")
+    wait_until(lambda: f"gave up on {row['name']} " in web.run("events", "api"), 120, "it is given up")
+    status = web.status("api")
+    assert (status["health"], status["converged"]) == ("degraded", False)
+    (after,) = status["members"]
+    assert (after["name"], after["incarnation"], after["in_rotation"]) == (row["name"], 1, False)
+    assert "restarts over and over" in after["reason"]
+    assert web.fetch(port=8081) == ""
     web.run("delete", "api")
 
 

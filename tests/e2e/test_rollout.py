@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from tests.support.installation import Installation
-from tests.support.specs import WEB, web_set
+from tests.support.specs import WEB, room_for, web_set
 from tests.support.traffic import traffic
 
 pytestmark = pytest.mark.guest
@@ -99,9 +99,7 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
 
 def test_without_room_growth_waits_with_its_reason_and_shrinking_goes_on(site: Installation) -> None:
     """Row D8: the host holds two machines; a new model needs room for a third, unless the set gets smaller."""
-    info = subprocess.run(["virsh", "-c", site.uri, "nodeinfo"], capture_output=True, text=True, check=True).stdout
-    total = next(int(line.split()[2]) for line in info.splitlines() if line.startswith("Memory size"))
-    site.configure(limits=f"memory_ratio = {2.5 * 128 * 1024 / total}\n")
+    site.configure(limits=room_for(site, 2.5))
     file = str(site.write("web.yaml", web_set(site, instances=2)))
     site.run("apply", file)
     old = {row["name"] for row in site.members("instance")}

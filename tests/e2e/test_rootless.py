@@ -81,6 +81,7 @@ def test_the_main_job_without_root(site: Installation, home: Path) -> None:
     site.run("apply", str(site.root / "web.yaml"))
     assert site.fetch("/page") == "uploaded"
     assert [name for name in site.volumes() if "seed" in name] == []
+    assert [row["forked"] for row in site.members("standby")] == [True]  # a user has golden images, too
     member = site.members("standby")[0]["name"]
     site.run("scale", "web", "2")
     rows = site.members("instance")

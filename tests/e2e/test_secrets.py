@@ -56,10 +56,12 @@ def test_a_declared_secret_is_in_the_guest_and_in_its_file_and_nowhere_else(site
     xml = subprocess.run([*virsh, "dumpxml", row["domain"]], capture_output=True, text=True, check=True).stdout
     assert TOKEN not in "\n".join((said, events, xml, command_lines(), site.run("status", "web", "--json")))
 
-    # What the guest wrote itself: on its disk and, had it printed there, on its console. Nobody else may read it.
+    # What the guest wrote itself: on its disk and, had it printed there, on its console; and what it had in memory
+    # and on disk when a golden image was taken. Nobody else may read it, but QEMU's group the disk that is frozen.
     volumes = site.root / "volumes"
-    own = {path.name for path in volumes.iterdir() if path.name.startswith(f"{row['domain']}.")}
-    assert {stat.S_IMODE((volumes / name).stat().st_mode) for name in own} == {0o600}
+    begins = (f"{row['domain']}.", f"{site.prefix}-golden-")
+    own = {path.name for path in volumes.iterdir() if path.name.startswith(begins)}
+    assert {stat.S_IMODE((volumes / name).stat().st_mode) for name in own} == {0o600, 0o440, 0o400}
     names = [name for name in files_with(site.root, TOKEN) if Path(name).name not in own]
     assert [Path(name).parent.as_posix() for name in names] == ["private/secrets"]
     kept = [path for path in (site.root / "private").rglob("*") if path.suffix != ".pub"]

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from orchestrator.drivers.libvirt import accelerator
+from tests.support.benchmarks import running_machines
 
 SOURCE = Path(accelerator.__file__).with_name("accelerator_probe.S")
 
@@ -31,3 +32,29 @@ def test_probe_guest_says_so_and_powers_off_under_emulation(tmp_path: Path) -> N
         stdin=subprocess.DEVNULL,
     )
     assert "long mode, paging and timer work" in done.stdout
+
+
+def observed(folder: Path, accelerator: str, remembered: str = "") -> bool | None:
+    """Whether a host of libvirt's test driver emulates, as far as it is known before a machine is made there."""
+    folder.mkdir(exist_ok=True)
+    host = f'[[hosts]]\nuri = "test:///default"\naccelerator = "{accelerator}"\n'
+    (folder / "config.toml").write_text(host, encoding="utf-8")
+    runtime = running_machines.TestDriverRuntime(folder)
+    if remembered:
+        fact = {"versions": "1/1", "kind": remembered, "why": "it was tried", "seconds": None}
+        runtime.store.write_fact("accelerator:test:///default", fact)
+    try:
+        (seen,) = runtime.observe().hosts.values()
+        assert seen.answers
+        assert seen.cpus > 0
+        return seen.emulates
+    finally:
+        runtime.close()
+
+
+def test_whether_a_host_emulates_is_known_before_anything_is_tried_if_it_was_once(tmp_path: Path) -> None:
+    assert observed(tmp_path / "tcg", "tcg") is True
+    assert observed(tmp_path / "kvm", "kvm") is False
+    assert observed(tmp_path / "auto", "auto") is None
+    assert observed(tmp_path / "auto", "auto", "kvm") is False
+    assert observed(tmp_path / "auto", "auto", "tcg") is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import os
@@ -94,6 +95,44 @@ def get(front: Frontend, path: str = "/") -> str:
         return str(answer.read().decode())
 
 
+class SlowRequest:
+    """A request that a server holds back until it is finished."""
+
+    def __init__(self, front: Frontend, backends: dict[str, Backend]) -> None:
+        self._front = front
+        self._backends = backends
+        self._answer: str | OSError | http.client.HTTPException = ""
+        self._client = threading.Thread(target=self._ask)
+        for backend in backends.values():
+            backend.release.clear()
+        self._client.start()
+
+    def _ask(self) -> None:
+        try:
+            self._answer = get(self._front, "/slow")
+        except (OSError, http.client.HTTPException) as error:
+            self._answer = error
+
+    def finish(self) -> str | OSError | http.client.HTTPException:
+        """The answer, or what became of the connection."""
+        for backend in self._backends.values():
+            backend.release.set()
+        self._client.join(10)
+        assert not self._client.is_alive()
+        return self._answer
+
+
+@contextlib.contextmanager
+def under_way(front: Frontend, backends: dict[str, Backend]) -> Iterator[SlowRequest]:
+    """One request is at a server."""
+    request = SlowRequest(front, backends)
+    try:
+        wait_until(lambda: any(one.entered.is_set() for one in backends.values()), 5, "a request is under way")
+        yield request
+    finally:
+        request.finish()
+
+
 def with_state(front: Frontend, name: str, state: Rotation) -> Frontend:
     servers = tuple(replace(one, state=state) if one.member == name else one for one in front.servers)
     return replace(front, servers=servers)
@@ -130,6 +169,30 @@ def test_servers_come_go_and_change_without_a_reload(
     assert pid_of(tmp_path) == pid
 
 
+@pytest.mark.parametrize("also", ["", "another endpoint"])
+def test_a_server_that_is_there_changes_before_any_file_is_written(
+    balancer: HaproxyBalancer, front: Frontend, tmp_path: Path, also: str
+) -> None:
+    """Also where more than servers changes: a client does not wait for that."""
+    balancer.converge(BalancerConfig((with_state(front, "web-1", Rotation.MAINT),)))
+    pid = pid_of(tmp_path)
+    other = replace(front, name="web.more", listen=18081)
+    config = BalancerConfig((front, other) if also else (front,))
+    in_the_way = tmp_path / "haproxy.cfg.new"
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir()
+    try:
+        with pytest.raises(BalancerError):
+            balancer.converge(config)
+        assert {get(front) for _ in range(6)} == {"web-1", "web-2"}
+        assert balancer.observe().digest == ""  # the file says otherwise: it is not forgotten
+    finally:
+        in_the_way.rmdir()
+    balancer.converge(config)
+    assert balancer.observe().digest == config.digest()
+    assert (pid_of(tmp_path) == pid) is not bool(also)
+
+
 def test_a_restart_forgets_no_drain_and_no_maintenance(
     balancer: HaproxyBalancer, front: Frontend, tmp_path: Path
 ) -> None:
@@ -158,17 +221,11 @@ def test_a_drained_server_finishes_what_it_serves(
 ) -> None:
     only = replace(front, servers=front.servers[:1])
     balancer.converge(BalancerConfig((only,)))
-    backends["web-1"].release.clear()
-    answers: list[str] = []
-    client = threading.Thread(target=lambda: answers.append(get(front, "/slow")))
-    client.start()
-    assert backends["web-1"].entered.wait(5)
-    balancer.converge(BalancerConfig((with_state(front, "web-1", Rotation.DRAIN),)))
-    assert balancer.observe().servers["web.http", "web-1"].sessions == 1
-    assert {get(front) for _ in range(4)} == {"web-2"}
-    backends["web-1"].release.set()
-    client.join(5)
-    assert answers == ["web-1"]
+    with under_way(front, backends) as request:
+        balancer.converge(BalancerConfig((with_state(front, "web-1", Rotation.DRAIN),)))
+        assert balancer.observe().servers["web.http", "web-1"].sessions == 1
+        assert {get(front) for _ in range(4)} == {"web-2"}
+        assert request.finish() == "web-1"
     wait_until(lambda: balancer.observe().servers["web.http", "web-1"].sessions == 0, 5, "drained")
 
 
@@ -214,20 +271,14 @@ def test_what_a_replaced_process_serves_counts_until_it_is_done(
 ) -> None:
     only = replace(front, servers=front.servers[:1])
     balancer.converge(BalancerConfig((only,)))
-    backends["web-1"].release.clear()
-    answers: list[str] = []
-    client = threading.Thread(target=lambda: answers.append(get(front, "/slow")))
-    client.start()
-    assert backends["web-1"].entered.wait(5)
-    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
-    file = tmp_path / "haproxy.superseded"
-    old = file.stat()
-    os.utime(file, (old.st_atime, old.st_mtime - 60))  # a minute later nobody can ask it for something new
-    seen = balancer.observe().servers
-    assert (seen["web.http", "web-1"].sessions, seen["web.http", "web-2"].sessions) == (1, 0)
-    backends["web-1"].release.set()
-    client.join(5)
-    assert answers == ["web-1"]
+    with under_way(front, backends) as request:
+        balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+        file = tmp_path / "haproxy.superseded"
+        old = file.stat()
+        os.utime(file, (old.st_atime, old.st_mtime - 60))  # a minute later nobody can ask it for something new
+        seen = balancer.observe().servers
+        assert (seen["web.http", "web-1"].sessions, seen["web.http", "web-2"].sessions) == (1, 0)
+        assert request.finish() == "web-1"
     wait_until(lambda: balancer.observe().servers["web.http", "web-1"].sessions == 0, 5, "it is served")
 
 
@@ -247,34 +298,24 @@ def test_the_end_of_the_last_endpoint_ends_replaced_processes_too(
     balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
 ) -> None:
     balancer.converge(BalancerConfig((replace(front, servers=front.servers[:1]),)))
-    backends["web-1"].release.clear()
-    failures: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            get(front, "/slow")
-        except (OSError, http.client.HTTPException) as error:
-            failures.append(error)
-
-    client = threading.Thread(target=ask)
-    client.start()
-    assert backends["web-1"].entered.wait(5)
-    old = int(pid_of(tmp_path))
-    balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
-    assert is_alive(old)
-    balancer.converge(BalancerConfig())
-    client.join(5)
-    assert len(failures) == 1
+    with under_way(front, backends) as request:
+        old = int(pid_of(tmp_path))
+        balancer.converge(BalancerConfig((front, replace(front, name="web.other", listen=18081))))
+        assert is_alive(old)
+        balancer.converge(BalancerConfig())
+        assert isinstance(request.finish(), Exception)
     assert not is_alive(old)
     assert not (tmp_path / "haproxy.superseded").exists()
 
 
+@pytest.mark.parametrize("began_in", [Rotation.READY, Rotation.MAINT])
 def test_who_is_down_stays_down_in_a_new_process(
-    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], began_in: Rotation
 ) -> None:
     front = replace(
         front, check=HealthCheck("/", 200, 2.0, 1)
     )  # the new process takes a second to its first check
+    balancer.converge(BalancerConfig((with_state(front, "web-2", began_in),)))
     balancer.converge(BalancerConfig((front,)))
     backends["web-2"].status = 503
     wait_until(lambda: not balancer.observe().servers["web.http", "web-2"].is_up, 5, "it is seen down")
@@ -387,39 +428,21 @@ def test_what_an_ended_stray_still_serves_is_counted(
 ) -> None:
     config = BalancerConfig((front,))
     balancer.converge(config)
-    for backend in backends.values():
-        backend.release.clear()
-    client = threading.Thread(target=get, args=(front, "/slow"))
-    client.start()
-    try:
-        wait_until(lambda: any(one.entered.is_set() for one in backends.values()), 5, "a request is under way")
+    with under_way(front, backends):
         processes, lost = HaproxyProcesses(tmp_path), int(pid_of(tmp_path))
         (tmp_path / "stats.sock").unlink()
         processes.end_stray(lost)
         wait_until(lambda: processes.find_strays() == (), 5, "it listens no more")
         balancer.converge(config)
         assert sum(one.sessions for one in balancer.observe().servers.values()) > 0
-    finally:
-        for backend in backends.values():
-            backend.release.set()
-        client.join()
 
 
 def test_an_haproxy_that_finishes_what_it_serves_is_no_stray(
     balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], tmp_path: Path
 ) -> None:
     balancer.converge(BalancerConfig((front,)))
-    for backend in backends.values():
-        backend.release.clear()
-    client = threading.Thread(target=get, args=(front, "/slow"))
-    client.start()
-    try:
-        wait_until(lambda: any(one.entered.is_set() for one in backends.values()), 5, "a request is under way")
+    with under_way(front, backends):
         old = int(pid_of(tmp_path))
         balancer.converge(BalancerConfig((replace(front, check=HealthCheck("/other", 200, 0.2, 2)),)))
         wait_until(lambda: HaproxyProcesses(tmp_path).find_strays() == (), 5, "the old one listens no more")
         assert Path(f"/proc/{old}").exists()
-    finally:
-        for backend in backends.values():
-            backend.release.set()
-        client.join()

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.keys import SystemClock
-from orchestrator.errors import Conflict, ImageRefused, SpecError
+from orchestrator.errors import Conflict, ImageRefused, SpecError, UnderstudyError
 from orchestrator.imaging.files import copy_file
 from orchestrator.imaging.importing import import_image, prune_images, remove_image
 from orchestrator.models.members import Image
@@ -377,6 +381,87 @@ def test_what_is_refused_leaves_nothing(
     assert str(file) in str(caught.value)
     assert leftovers(paths) == []
     assert store.list_images() == []
+
+
+def make_bootable(directory: Path, size: int = 2**22) -> Path:
+    file = directory / "bootable.raw"
+    content = bytearray(size)
+    content[510:512] = b"\x55\xaa"
+    file.write_bytes(content)
+    return file
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Path]:
+    """A directory on another file system than the others."""
+    with tempfile.TemporaryDirectory(prefix="understudy-test-", dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def test_a_repository_on_a_file_system_of_its_own_takes_images(
+    store: Store, paths: StatePaths, tmp_path: Path, elsewhere: Path
+) -> None:
+    assert elsewhere.stat().st_dev != paths.work.stat().st_dev
+    paths.images.rmdir()
+    paths.images.symlink_to(elsewhere)
+    image = add(store, paths, make_bootable(tmp_path))
+    (file,) = paths.images.iterdir()
+    assert (file.name, file.stat().st_mode & 0o7777) == (f"{image.digest}.qcow2", 0o444)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == image.digest
+    assert list(paths.work.iterdir()) == []
+
+
+def test_a_file_from_another_file_system_is_taken(
+    store: Store, paths: StatePaths, tmp_path: Path, elsewhere: Path
+) -> None:
+    assert add(store, paths, make_bootable(elsewhere)).version == 1
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_name(store: Store, paths: StatePaths) -> None:
+    with pytest.raises(ImageRefused, match=r"cannot read image /proc/self/mem: Input/output error"):
+        add(store, paths, Path("/proc/self/mem"))
+    assert leftovers(paths) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from tests.integration.test_images import StatePaths, SystemClock, add, open_store
+paths = StatePaths(Path(sys.argv[1]))
+store = open_store(f"sqlite:///{paths.database}", SystemClock().now)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+try:
+    add(store, paths, Path(sys.argv[2]))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("most", [2**20, 2**22 + 2**16], ids=["its copy", "what it is converted to"])
+def test_a_file_that_is_too_large_for_the_file_system_is_told_as_such(
+    store: Store, paths: StatePaths, tmp_path: Path, most: int
+) -> None:
+    """A process may not write larger files, as on a file system that cannot hold them."""
+    file = make_bootable(tmp_path)
+    with file.open("r+b") as disk:
+        disk.seek(4096)
+        disk.write(os.urandom(2**22 - 4096))
+    command = [sys.executable, "-c", LIMITED, str(paths.root), str(file), str(most)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "free space, or give another --state-dir" in done.stdout
+    assert done.stdout.startswith("HostFull adding" if most < 2**22 else "UnderstudyError cannot convert")
+    assert leftovers(paths) == []
+
+
+def test_a_repository_that_cannot_be_written_is_told_as_such(
+    store: Store, paths: StatePaths, tmp_path: Path
+) -> None:
+    paths.images.rmdir()
+    paths.images.symlink_to("/proc/self/fdinfo")  # where nobody may make anything
+    with pytest.raises(UnderstudyError, match=r"adding .*bootable.raw failed: .* \(.*/images/import-") as caught:
+        add(store, paths, make_bootable(tmp_path))
+    assert "check the rights and the file system" in caught.value.fix
+    assert list(paths.work.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["Web", "a:1", "", "a/b", "-a", "ä"])

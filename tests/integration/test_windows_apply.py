@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,9 @@ from orchestrator.models.members import Role
 from orchestrator.models.steps import Admit
 from orchestrator.store import open_store
 from orchestrator.store.records import Recorder
+from tests.support.paper_site import PaperSite
 
 PASSWORD = "Correct-Horse-Battery-1"
-CONFIG = """\
-prefix = "understudy-windows-test"
-[[hosts]]
-name = "local"
-uri = "test:///default"
-accelerator = "tcg"
-"""
 SET = """\
 name: win
 image: win
@@ -35,20 +27,8 @@ setup:
 
 
 @dataclass(frozen=True)
-class Site:
-    """A state directory with an image in it, and a scale set file with its password beside."""
-
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / "state"
-
-    def run(self, *arguments: str, expect: int = 0) -> str:
-        command = [sys.executable, "-m", "orchestrator", "--state-dir", str(self.state), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done.stdout + done.stderr
+class Site(PaperSite):
+    """With an image in it, and a scale set file with its password beside."""
 
     def write_password(self, password: str = PASSWORD, mode: int = 0o600) -> None:
         (self.root / "admin.txt").write_text(password + "\n", encoding="utf-8")
@@ -70,12 +50,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     made = Site(tmp_path)
-    made.state.mkdir()
-    (made.state / "config.toml").write_text(CONFIG, encoding="utf-8")
-    disk = bytearray(2**20)
-    disk[510:512] = b"\x55\xaa"
-    (tmp_path / "disk.raw").write_bytes(disk)
-    made.run("image", "add", "win", str(tmp_path / "disk.raw"))
+    made.prepare("windows", "win")
     made.write_password()
     return made
 

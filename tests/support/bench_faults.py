@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
+from tests.support.bench_bad_input import run_inputs
+from tests.support.bench_host_faults import run_faults
+from tests.support.bench_kill_points import run_kills
 from tests.support.guest_images import guest_image
 from tests.support.load import OPERATIONS, kill_guest, loaded, repair
 
@@ -52,9 +55,26 @@ def load() -> list[Tally]:
     return tallies
 
 
-# One entry for each table: kill points, faults survived and bad inputs belong here, each from a run of its own.
+def host_faults() -> list[Tally]:
+    """Each fault of a host or a guest that docs/faults.md lists, by the tests that show it survived."""
+    return [Tally(fault, tried, bad) for fault, (tried, bad) in run_faults().items()]
+
+
+def kill_points() -> list[Tally]:
+    """Each operation, by controllers that are killed at every kind of point on its way."""
+    return [Tally(operation, kills, leaks) for operation, (kills, leaks) in run_kills().items()]
+
+
+def bad_inputs() -> list[Tally]:
+    return [Tally(what, tried, bad) for what, (tried, bad) in run_inputs().items()]
+
+
+# One entry for each table, each from a run of its own.
 SECTIONS: dict[str, Section] = {
+    "kills": Section("kill points", "leaks", kill_points),
     "load": Section("requests sent", "failed", load),
+    "host": Section("tests run", "not passed", host_faults),
+    "input": Section("bad inputs", "accepted", bad_inputs),
 }
 
 

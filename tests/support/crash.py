@@ -5,8 +5,9 @@ itself SIGKILL at the first kill point whose kind TRIED (a file of lines) does n
 again in a new one, until one comes to the end. Prints as JSON the kinds, in the order in which they killed, and
 after which of them HAProxy had a server ready whose machine did not run.
 
-Kinds: `libvirt.CLASS.CALL`, `haproxy.COMMAND`, `host.CALL`, `balancer.CALL`, `store.CALL`, each `before`, `during`
-(30 ms after it began) or `after`; and for each operation `OPERATION/STEP`, after every record and effect.
+Kinds: `libvirt.CLASS.CALL`, `haproxy.COMMAND`, `host.CALL`, `balancer.CALL`, `store.CALL`, `ledger.CALL`, each
+`before`, `during` (30 ms after it began) or `after`; and for each operation `OPERATION/STEP`, after every record
+and effect.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 import libvirt
 from sqlalchemy import event
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.config.paths import StatePaths
 from orchestrator.config.scaleset_file import load_scale_sets
 from orchestrator.config.settings import load_settings
@@ -45,11 +47,22 @@ _DURING = 0.03  # seconds
 _ATTEMPT_SECONDS = 100  # after which an operation that does not end is a failure
 _MOST_ATTEMPTS = 150
 
-_OF_DOMAINS = ("defineXML", "create", "destroy", "undefineFlags", "shutdown", "managedSave", "managedSaveRemove")
+_OF_DOMAINS = (
+    "defineXML",
+    "create",
+    "destroy",
+    "undefineFlags",
+    "shutdown",
+    "managedSave",
+    "managedSaveRemove",
+    "setMetadata",
+)
 _OF_DISKS = ("createXML", "delete", "resize", "upload", "send", "finish", "attachDeviceFlags")
 _CHANGING = frozenset({*_OF_DOMAINS, *_OF_DISKS, "storagePoolDefineXML"})
 _OF_MACHINES = ("create_machine", "start_machine", "shut_down_machine", "hibernate_machine", "destroy_machine")
-_HOST_CALLS = frozenset({*_OF_MACHINES, "ensure_image", "attach", "remove_local_storage"})
+_HOST_CALLS = frozenset(
+    {*_OF_MACHINES, "ensure_image", "attach", "remove_local_storage", "mark_machine", "remove_seed"}
+)
 _STORE_CALLS = frozenset({"declare_set", "mark_deleting", "request", "touch_set", "note", "write_fact"})
 _COMMANDS = ("add server", "enable health", "set server", "set weight", "del server", "shutdown sessions")
 
@@ -193,6 +206,11 @@ class WiredRecorder(Recorder):
         self.fuse.step(f"{type(step).__name__}{phase}")
         return done
 
+    def admit(self, steps: Any) -> bool:
+        done = super().admit(steps)
+        self.fuse.step("Admit")
+        return done
+
     def succeeded(self, member: Any, kind: Any, reason: str) -> Any:
         done = super().succeeded(member, kind, reason)
         self.fuse.step(f"recorded {kind.value}")
@@ -218,6 +236,11 @@ class WiredRuntime(Runtime):
         made = super().store
         event.listen(made.database._engine, "commit", lambda _connection: self._fuse.burn("store.commit before"))
         return Wired(made, "store", self._fuse, _STORE_CALLS)
+
+    @cached_property
+    def ledger(self) -> Any:
+        made = Ledger(self.paths.declarations, self.paths.image_records)
+        return Wired(made, "ledger", self._fuse, frozenset({"keep", "forget"}))
 
     @cached_property
     def connections(self) -> dict[str, LibvirtConnection]:
@@ -249,6 +272,7 @@ class WiredRuntime(Runtime):
             lease=self.lease,
             clock=self.clock,
             fence=self.fence,
+            ledger=self.ledger,
         )
         prefix, parallel = self.settings.prefix, self.settings.limits.parallel
         return Controller(parts, self.limits, prefix, parallel, self.addressing.capacity())
@@ -352,7 +376,8 @@ def ready_servers(root: Path) -> set[str]:
         except OSError:
             return set()
     rows = [line.split() for line in answer.decode().splitlines() if line and line[0].isdigit()]
-    return {row[3] for row in rows if len(row) > 7 and row[6] == "0" and row[7] != "0"}
+    # 4 is said for ever of one that began in maintenance.
+    return {row[3] for row in rows if len(row) > 7 and row[6] in ("0", "4") and row[7] != "0"}
 
 
 def running_members(uri: str, prefix: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -21,8 +22,10 @@ def guest_image(name: str) -> Path:
             digest.update(file.read_bytes())
     CACHE.mkdir(parents=True, exist_ok=True)
     built = CACHE / f"{name}-{digest.hexdigest()[:16]}.qcow2"
-    if not built.exists():
-        for stale in CACHE.glob(f"{name}-*.qcow2"):
-            stale.unlink()
-        build_image(recipe, built, CACHE, lambda percent, words: None)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of the tests want it too
+        if not built.exists():
+            for stale in CACHE.glob(f"{name}-*.qcow2"):
+                stale.unlink()
+            build_image(recipe, built, CACHE, lambda percent, words: None)
     return built

@@ -22,10 +22,14 @@ _PRIVATE = ("/run", "/etc/libvirt", "/var/lib/libvirt", "/var/log/libvirt", "/va
 
 
 class PrivateHost:
-    """`enter` is put before a command to run it inside; `uri` reaches its libvirtd from outside."""
+    """`enter` is put before a command to run it inside; `uri` reaches its libvirtd from outside.
 
-    def __init__(self, directory: Path, own_network: bool = True) -> None:
+    Without `kvm` there is no /dev/kvm in it, whatever the machine has.
+    """
+
+    def __init__(self, directory: Path, own_network: bool = True, kvm: bool = True) -> None:
         self._directory = directory
+        self._kvm = kvm
         self._spaces = ["--mount", "--net"] if own_network else ["--mount"]
         socket = directory / str(_PRIVATE.index("/run")) / "libvirt" / "libvirt-sock"
         self.uri = f"qemu+unix:///system?socket={socket}"
@@ -33,9 +37,14 @@ class PrivateHost:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
-    def enter(self) -> list[str]:
+    def keeper(self) -> int:
+        """Process id of the namespaces' first process."""
         assert self._keeper is not None
-        return ["nsenter", f"--target={self._keeper.pid}", *self._spaces, "--"]
+        return self._keeper.pid
+
+    @property
+    def enter(self) -> list[str]:
+        return ["nsenter", f"--target={self.keeper}", *self._spaces, "--"]
 
     def start(self) -> None:
         """Make the namespaces and start virtlogd and libvirtd under a subreaper, as `scripts/libvirtd-up` does."""
@@ -48,12 +57,32 @@ class PrivateHost:
             script.append(f"mkdir -p {path}; mount --bind {own} {path}")
         # The machine's own `default` network would collide with nothing here, but is not ours to start.
         script += ["rm -f /etc/libvirt/qemu/networks/autostart/*", "ip link set lo up"]
+        if not self._kvm:
+            script += self._hide_kvm()
         ready = self._directory / "ready"
         script += [f"touch {ready}", "exec sleep infinity"]
-        self._keeper = subprocess.Popen(["unshare", *self._spaces, "sh", "-c", "\n".join(script)])
+        # In sessions of their own: what interrupts this process must leave it a host to tidy up.
+        self._keeper = subprocess.Popen(
+            ["unshare", *self._spaces, "sh", "-c", "\n".join(script)], start_new_session=True
+        )
         wait_until(ready.exists, 10, "the namespaces are there")
         self.start_daemon("virtlogd")
         self.start_libvirtd()
+
+    def _hide_kvm(self) -> list[str]:
+        """Shell lines. Were it there and of no use, libvirt would ask QEMU anew at each start."""
+        layer = self._directory / "dev"
+        # The old /dev goes: libvirt moves what is mounted below /dev by name, and must find each once.
+        return [
+            f"mkdir -p {layer}",
+            f"mount -t tmpfs layer {layer}",
+            f"mkdir {layer}/upper {layer}/work {layer}/kept",
+            f"mount --rbind /dev {layer}/kept",
+            "! mountpoint --quiet /dev || umount --recursive --lazy /dev",
+            f"mount -t overlay dev -o lowerdir={layer}/kept,upperdir={layer}/upper,workdir={layer}/work /dev",
+            *(f"mount --bind {layer}/kept/{name} /dev/{name}" for name in ("pts", "shm")),
+            "rm -f /dev/kvm",
+        ]
 
     def start_libvirtd(self) -> None:
         self.start_daemon("libvirtd")
@@ -61,7 +90,7 @@ class PrivateHost:
 
     def stop_libvirtd(self) -> None:
         """As an upgrade of the package does; guests go on."""
-        self._end("libvirtd")
+        self.end_daemon("libvirtd")
 
     def signal_libvirtd(self, number: signal.Signals) -> None:
         """Past the subreaper, to libvirtd itself; guests go on."""
@@ -79,14 +108,23 @@ class PrivateHost:
         log = (self._directory / f"{name}.log").open("ab")
         with log:
             self._daemons[name] = subprocess.Popen(
-                [*self.enter, "tini", "-s", "--", name], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*self.enter, "tini", "-s", "--", name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
-    def _end(self, name: str) -> None:
+    def end_daemon(self, name: str) -> None:
         process = self._daemons.pop(name, None)
         if process is not None:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
+
+    def path(self, inside: str) -> Path:
+        """Of a file in one of its own directories, from outside."""
+        top = next(one for one in _PRIVATE if inside.startswith(f"{one}/"))
+        return self._directory / str(_PRIVATE.index(top)) / inside.removeprefix(f"{top}/")
 
     def run(self, *command: str) -> str:
         return subprocess.run([*self.enter, *command], capture_output=True, text=True, check=True).stdout
@@ -104,7 +142,7 @@ class PrivateHost:
             for name in self.run("virsh", "-q", "-c", "qemu:///system", "net-list", "--name").split():
                 self.run("virsh", "-c", "qemu:///system", "net-destroy", name)
         for name in ("libvirtd", "virtlogd"):
-            self._end(name)
+            self.end_daemon(name)
         self._kill_inhabitants()
         self._keeper.kill()
         self._keeper.wait(timeout=10)

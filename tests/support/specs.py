@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from tests.support.installation import Installation
 
 # A web server that names its guest, counts its boots on disk and knows its machine.
 WEB = """\
 #!/bin/sh
-mkdir -p /srv/www /etc/boot.d
+mkdir -p /srv/www /etc/boot.d /etc/understudy/fork.d
 hostname > /srv/www/index.html
+cat > /etc/understudy/fork.d/50-web <<'END'
+#!/bin/sh
+hostname > /srv/www/index.html
+cp /etc/machine-id /srv/www/machine-id
+END
+chmod +x /etc/understudy/fork.d/50-web
 cat > /etc/boot.d/50-web <<'END'
 #!/bin/sh
 echo boot >> /srv/www/boots
@@ -48,3 +56,12 @@ endpoints:
   - {{name: http, protocol: http, address: {on.endpoint}, listen: {port}, port: 80}}
 scale_in: {{policy: newest, drain_timeout: 5s}}
 {pool}{more}"""
+
+
+def room_for(on: Installation, machines: float) -> str:
+    """TOML of the limit by which all hosts' memory is as much as so many of these guests have."""
+    said = subprocess.run(
+        ["virsh", "-c", on.uri, "nodememstats"], capture_output=True, text=True, check=True
+    ).stdout
+    total = next(int(line.split()[2]) for line in said.splitlines() if line.startswith("total"))
+    return f"memory_ratio = {machines * 128 * 1024 / total}\n"

@@ -14,6 +14,7 @@ from orchestrator.apply.addressing import user_addressing
 from orchestrator.apply.executor import Executor, Installation
 from orchestrator.apply.executor import World as Ports
 from orchestrator.apply.fenced import FencedHosts
+from orchestrator.config.ledger import Ledger
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Power, Rotation
@@ -24,6 +25,7 @@ from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
 from orchestrator.service import declare
 from orchestrator.service.declare import Surroundings
 from orchestrator.store import Fence, Lease, Store, open_store
+from orchestrator.store.departed import remember_departed
 from orchestrator.store.records import Recorder
 from tests.builders import PREFIX, make_image, make_spec
 from tests.fakes import (
@@ -60,6 +62,7 @@ class Site:
     addresses: str
     identities: FakeIdentities
     look_deadline: float = LOOK_DEADLINE
+    ledger: Ledger | None = None
     reached: threading.Event = field(default_factory=threading.Event)
     lease: Lease = field(init=False)  # of the controller made last
     _controller: Controller | None = None
@@ -99,6 +102,7 @@ class Site:
             fence=fence,
             clock=self.clock,
             look_deadline=self.look_deadline,
+            ledger=self.ledger,
         )
         return Controller(parts, self.limits, PREFIX, self.parallel, addressing.capacity())
 
@@ -110,9 +114,15 @@ class Site:
 
     def turn_until(self, reached: Callable[[], bool], what: str = "") -> None:
         """Turn after turn until that is so."""
+        self.stand_by_until(reached, what, lambda: self.controller.turn())
+
+    def stand_by_until(
+        self, reached: Callable[[], bool], what: str = "", meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """Without a turn: only what is under way goes on."""
         give_up = time.monotonic() + PATIENCE
         while not reached():
-            self.controller.turn()
+            meanwhile()
             if time.monotonic() >= give_up:
                 raise AssertionError(f"not reached: {what}\n{self.picture()}")
             # Effects end in their own threads: let them.
@@ -137,6 +147,11 @@ class Site:
     def is_settled(self, name: str) -> bool:
         found = self.store.find_set(name)
         return found is not None and found.settled_generation == found.generation
+
+    def let_go(self, member: str) -> None:
+        """The store remembers that it let a member of that name go."""
+        with self.store.database.write() as connection:
+            remember_departed(connection, [member], self.clock.now())
 
     # ---- wishes ------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.errors import HostUnreachable
 from orchestrator.models.naming import overlay_volume
 from orchestrator.models.stock import DomainStock, HostStock, Remnant, Reservation, StateStock
@@ -28,6 +29,7 @@ class FakeStockroom:
         self.reservations: list[Reservation] = []
         self.remnants: list[Remnant] = []
         self.probe: DomainStock | None = None
+        self.others: list[DomainStock] = []  # with names that do not begin as ours do
         self.removed: list[str] = []
         self.on_remove: Callable[[], None] = lambda: None
 
@@ -45,12 +47,14 @@ class FakeStockroom:
             pool=POOL,
             reservations=tuple(self.reservations),
             remnants=tuple(self.remnants),
+            seeds=frozenset(name for name, held in self._host.volumes.items() if name.endswith(".iso") and held),
+            in_use=frozenset(path for one in (*domains.values(), *self.others) for path in one.files),
         )
 
     def _stock_of(self, name: str) -> DomainStock:
         machine = self._host.machines[name]
         made = machine.blueprint
-        files = {overlay_volume(name, made.incarnation), *machine.disks, *machine.live}
+        files = {overlay_volume(name, made.incarnation), *machine.disks, *machine.live} | ({machine.golden} - {""})
         paths = frozenset(f"{POOL}/{one}" for one in files)
         return DomainStock(name, made.uuid, made.installation, made.member, made.incarnation, paths)
 
@@ -91,6 +95,9 @@ class FakeRooms:
 
     def remove_secret(self, name: str) -> None:
         self.state = replace(self.state, secrets=self.state.secrets - {name})
+
+    def remove_copy(self, name: str) -> None:
+        self.state = replace(self.state, copies=self.state.copies - {name})
 
 
 @dataclass
@@ -163,6 +170,7 @@ def audited(site: Site) -> AuditedSite:
         balancer=site.balancer,
         processes=processes,
         rooms=rooms,
+        ledger=site.ledger or Ledger(site.folder / "declarations", site.folder / "image-records"),
         prefix=PREFIX,
         limits=site.limits,
     )

@@ -9,21 +9,28 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.ledger import Ledger
+from orchestrator.models.audit import Remedy
 from orchestrator.models.members import Image, Phase
 from orchestrator.models.naming import (
     domain_name,
     drive_volume,
+    golden_disk,
+    golden_mark,
+    golden_memory,
     image_volume,
     local_volume,
     machine_mac,
     machine_uuid,
     overlay_volume,
+    seed_volume,
 )
 from orchestrator.models.sightings import Power
 from orchestrator.models.stock import DomainStock, Remnant, RemnantKind, Reservation
 from orchestrator.models.volume_names import (
     BodyVolume,
     DriveVolume,
+    GoldenVolume,
     ImageVolume,
     LocalVolume,
     ProbeVolume,
@@ -33,6 +40,7 @@ from orchestrator.models.volume_names import (
 from orchestrator.service import declare
 from orchestrator.service import members as requests
 from orchestrator.store import Lease
+from orchestrator.store.store import HOLD
 from tests.builders import PREFIX, make_spec
 from tests.unit.loop import Site, open_site
 from tests.unit.stock import POOL, AuditedSite, audited
@@ -57,7 +65,7 @@ def there(tmp_path: Path) -> Iterator[AuditedSite]:
     with open_site(tmp_path) as site:
         site.apply(instances=2, standby={"state": "stopped", "max_ready": 3}, **STORAGE)
         site.settle()
-        site.store.note("web", "web-zzzzz", "deleted", "web-zzzzz is gone")  # its name was ours
+        site.let_go("web-zzzzz")
         yield audited(site)
 
 
@@ -140,6 +148,7 @@ def test_a_machine_that_no_record_names_is_one_finding_and_goes_with_its_disks(t
     with site.store.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM members WHERE name = ?", (name,))
         connection.exec_driver_sql("UPDATE drives SET member = NULL WHERE member = ?", (name,))
+    site.let_go(name)
     domain = domain_name(PREFIX, name)
     assert ("machine", "left over", domain) in there.found()
     left = there.mend()
@@ -158,6 +167,10 @@ def test_a_machine_that_no_record_names_is_one_finding_and_goes_with_its_disks(t
         f"{PREFIX}-local.web-zzzzz.1.raw",
         f"{PREFIX}-image-{'e' * 64}.qcow2",
         f"{PREFIX}-image-{'e' * 64}.qcow2.verified",
+        f"{PREFIX}-golden-fedcba9876543210.1.qcow2",
+        f"{PREFIX}-golden-fedcba9876543210.1.mem",
+        f"{PREFIX}-golden-fedcba9876543210.1.json",
+        f"{PREFIX}-web-zzzzz.1.mem",
         f"{PREFIX}-probe.img",
     ],
 )
@@ -182,12 +195,73 @@ def test_disks_of_an_earlier_body_are_removed_and_those_of_this_one_are_not(ther
     assert there.site.host.volumes == before
 
 
-def test_a_volume_that_a_machine_has_is_left_alone(there: AuditedSite) -> None:
+@pytest.mark.parametrize("other", [f"{PREFIX}-theirs", "rescue"])
+def test_a_volume_that_a_machine_has_is_left_alone(there: AuditedSite, other: str) -> None:
     name = f"{PREFIX}-local.web-zzzzz.1.raw"
     there.site.host.volumes[name] = b""
-    there.room.probe = DomainStock(f"{PREFIX}-theirs", "u", files=frozenset({f"{POOL}/{name}"}))
+    theirs = DomainStock(other, "u", files=frozenset({f"{POOL}/{name}"}))
+    if other.startswith(PREFIX):
+        there.room.probe = theirs
+    else:
+        there.room.others = [theirs]
     assert there.mend() == [("volume", "wrong", name)]
     assert name in there.site.host.volumes
+
+
+def test_golden_images_of_models_that_are_needed_are_no_findings(there: AuditedSite) -> None:
+    model = golden_of(there)
+    assert [name for name in there.site.host.volumes if f"-golden-{model}.1." in name]
+    assert there.found() == []
+
+
+def golden_of(there: AuditedSite) -> str:
+    """Model of a golden image that is complete."""
+    member = there.site.instances()[0]
+    there.site.host.volumes |= dict.fromkeys(parts_of(member.model, 1), b"")
+    return member.model
+
+
+def parts_of(model: str, serial: int) -> list[str]:
+    return [name(PREFIX, model, serial) for name in (golden_disk, golden_memory, golden_mark)]
+
+
+def test_what_was_left_when_a_golden_image_was_taken_is_removed_unless_a_controller_may_be_at_it(
+    there: AuditedSite,
+) -> None:
+    disk, memory, _ = parts_of(there.site.instances()[0].model, 1)
+    there.site.host.volumes |= {disk: b"", memory: b""}
+    elsewhere = Lease(there.site.store, holder="elsewhere:1:1")
+    elsewhere.take()
+    assert there.found() == []
+    elsewhere.release()
+    assert there.found() == [("volume", "left over", memory), ("volume", "left over", disk)]
+    assert there.mend() == []
+
+
+def test_a_frozen_disk_stays_while_a_machine_is_written_over_it_and_goes_with_it(there: AuditedSite) -> None:
+    model = golden_of(there)
+    there.site.host.volumes |= dict.fromkeys(parts_of(model, 2), b"")
+    user = f"{PREFIX}-{name_of(there)}"
+    there.site.host.machines[user].golden = golden_disk(PREFIX, model, 1)
+    left = [("volume", "left over", name(PREFIX, model, 1)) for name in (golden_mark, golden_memory)]
+    assert there.found() == left
+    there.site.host.machines[user].golden = ""
+    assert there.found() == [*left, ("volume", "left over", golden_disk(PREFIX, model, 1))]
+    assert there.mend() == []
+    assert set(parts_of(model, 2)) <= set(there.site.host.volumes)
+
+
+def test_a_frozen_disk_that_is_gone_is_missed_by_the_machine_over_it(there: AuditedSite) -> None:
+    disk = golden_disk(PREFIX, there.site.instances()[0].model, 1)
+    there.site.host.machines[f"{PREFIX}-{name_of(there)}"].golden = disk
+    assert there.found() == [("volume", "missing", disk)]
+
+
+def test_a_memory_image_from_which_a_fork_has_gone_on_is_removed(there: AuditedSite) -> None:
+    name = f"{PREFIX}-{name_of(there)}.1.mem"
+    there.site.host.volumes[name] = b""
+    assert there.found() == [("volume", "left over", name)]
+    assert there.mend() == []
 
 
 def test_an_upload_cut_short_is_removed_unless_a_controller_may_be_at_it(there: AuditedSite) -> None:
@@ -220,6 +294,45 @@ def test_a_probe_of_somebody_else_s_is_not_ours(there: AuditedSite) -> None:
     assert there.found() == []
 
 
+def test_a_seed_that_a_machine_kept_is_taken_out_of_it(there: AuditedSite) -> None:
+    site, name = there.site, name_of(there)
+    seed = seed_volume(domain_name(PREFIX, name), 1)
+    site.host.volumes[seed] = b"secrets"
+    assert there.found() == [("seed", "left over", seed)]
+    assert there.mend() == []
+    assert ("remove_seed", domain_name(PREFIX, name)) in site.journal.entries()
+    assert there.room.removed == []
+
+
+def test_seeds_that_are_empty_or_needed_still_are_no_findings(there: AuditedSite, tmp_path: Path) -> None:
+    domain = domain_name(PREFIX, name_of(there))
+    there.site.host.volumes[seed_volume(domain, 1)] = b""  # its guest did not let go of it
+    assert there.found() == []
+    there.site.apply(make_spec(name="db", instances=1, setup={"keep_seed": True}, endpoints=[]))
+    there.site.settle("db")
+    there.site.crash()
+    assert [one for one in there.site.host.volumes if one.endswith(".seed.iso") and "-db-" in one]
+    assert there.found() == []
+
+
+def test_a_seed_beside_a_memory_image_is_left_until_the_machine_runs(there: AuditedSite) -> None:
+    (member,) = there.site.pool()
+    domain = domain_name(PREFIX, member.name)
+    there.site.host.machines[domain].power = Power.HIBERNATED
+    there.site.host.volumes[seed_volume(domain, 1)] = b"secrets"
+    (finding,) = [one for one in there.audit.examine().findings if one.kind.value == "seed"]
+    assert (finding.is_fixable, "is claimed" in finding.fix) == (False, True)
+
+
+def test_reservations_of_one_member_in_two_networks_are_two_things(there: AuditedSite) -> None:
+    mac = machine_mac(there.site.store.installation(), "web-zzzzz")
+    there.room.reservations = [Reservation(net, "web-zzzzz", mac, "192.168.203.9") for net in ("one", "two")]
+    report = there.audit.examine()
+    assert sorted(one.target for one in report.findings) == ["one", "two"]
+    assert [one.failure for one in there.audit.mend(report)] == ["", ""]
+    assert there.room.reservations == []
+
+
 def test_reservations_are_ours_by_their_mac(there: AuditedSite) -> None:
     mac = machine_mac(there.site.store.installation(), "web-zzzzz")
     ours = Reservation("guests", "web-zzzzz", mac, "192.168.203.9")
@@ -230,7 +343,7 @@ def test_reservations_are_ours_by_their_mac(there: AuditedSite) -> None:
     assert there.room.reservations == [theirs]
 
 
-def test_remnants_are_ours_if_anything_was_ever_told_of_their_member(there: AuditedSite) -> None:
+def test_remnants_are_ours_if_their_member_was_let_go(there: AuditedSite) -> None:
     installation = there.site.store.installation()
     state = Remnant(RemnantKind.TPM, machine_uuid(installation, "web-zzzzz", 2), "/tpm/1")
     variables = Remnant(RemnantKind.VARIABLES, f"{PREFIX}-web-zzzzz", "/nvram/z")
@@ -249,6 +362,7 @@ def test_what_killed_commands_left_in_the_state_directory_is_removed(there: Audi
         scratch=frozenset({"import-x"}),
         uploads=frozenset({"a.tar"}),
         secrets=frozenset({"b"}),
+        copies=frozenset({"image-records/micro@1.json", "image-records/micro@7.json"}),
     )
     there.processes.strays = [4711]
     kinds = {kind: name for kind, _, name in there.found()}
@@ -257,6 +371,7 @@ def test_what_killed_commands_left_in_the_state_directory_is_removed(there: Audi
         "scratch": "import-x",
         "upload": "a.tar",
         "secret": "b",
+        "copy": "image-records/micro@7.json",
         "process": "4711",
     }
     assert there.mend() == []
@@ -289,11 +404,62 @@ def test_machines_that_a_restored_store_does_not_know_are_left_alone(there: Audi
     name = name_of(there)
     with there.site.store.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM members WHERE name = ?", (name,))
-        connection.exec_driver_sql("DELETE FROM events WHERE member = ?", (name,))
     left = there.mend()
     assert ("machine", "left over", domain_name(PREFIX, name)) in left
     assert there.site.host.power(domain_name(PREFIX, name)) is Power.RUNNING
     assert name in there.site.rotation()
+
+
+def test_a_newer_body_than_the_recorded_one_holds_the_audit_as_it_holds_the_controller(
+    there: AuditedSite,
+) -> None:
+    site, name = there.site, name_of(there)
+    with site.store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE members SET incarnation = 0 WHERE name = ?", (name,))
+    also = f"{PREFIX}-web-zzzzz.1.qcow2"
+    site.host.volumes[also] = b""
+    report = there.audit.examine()
+    assert {one.name: "adopt" in one.fix for one in report.findings if one.name == "store"} == {"store": True}
+    assert [one for one in report.findings if one.remedy is not Remedy.OPERATOR] == []
+    assert there.audit.mend(report) == []
+    site.turn_until(lambda: "before 'understudy adopt'" in site.wanted().stuck, "the controller says so, too")
+    assert also in site.host.volumes
+
+
+def test_a_store_that_is_held_removes_nothing(there: AuditedSite) -> None:
+    there.site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    there.site.store.write_fact(HOLD, "the store is the copy of yesterday")
+    (store,) = (one for one in there.audit.examine().findings if one.name == "store")
+    assert store.wrong == "the store is the copy of yesterday"
+    assert ("volume", "left over", f"{PREFIX}-web-zzzzz.1.qcow2") in there.mend()
+
+
+def test_a_store_that_is_older_than_a_copy_of_a_declaration_removes_nothing(there: AuditedSite) -> None:
+    site = there.site
+    site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    newer = replace(site.wanted(), generation=site.wanted().generation + 1)
+    assert Ledger(site.folder / "declarations", site.folder / "image-records").keep([newer]) == ""
+    (store,) = (one for one in there.audit.examine().findings if one.name == "store")
+    assert "older than its copy" in store.wrong
+    assert there.room.removed == []
+
+
+def test_what_is_in_doubt_by_the_third_look_is_left_alone_and_said_so(there: AuditedSite) -> None:
+    there.site.host.volumes[f"{PREFIX}-web-zzzzz.1.qcow2"] = b""
+    report = there.audit.examine()
+    there.site.store.write_fact(HOLD, "the store is the copy of yesterday")
+    (mended,) = there.audit.mend(report)
+    assert "left alone" in mended.failure
+    assert there.room.removed == []
+
+
+def test_a_copy_of_our_machine_under_another_name_is_nobody_s_business(there: AuditedSite) -> None:
+    made = there.site.host.machines[domain_name(PREFIX, name_of(there))]
+    copied = f"{PREFIX}-web-copied"
+    there.room.probe = DomainStock(
+        copied, "u", made.blueprint.installation, made.blueprint.member, made.blueprint.incarnation
+    )
+    assert there.found() == []
 
 
 def test_machines_of_another_installation_in_our_pool_say_that_the_store_is_not_theirs(there: AuditedSite) -> None:
@@ -424,9 +590,16 @@ def seize(there: AuditedSite, holder: str) -> None:
 
 def test_the_load_balancer_is_left_to_a_controller_at_work(there: AuditedSite) -> None:
     there.site.balancer.die()
-    Lease(there.site.store, holder="elsewhere:1:1").take()
+    elsewhere = Lease(there.site.store, holder="elsewhere:1:1")
+    elsewhere.take()
+    (finding,) = there.audit.examine().findings
+    assert (finding.name, finding.is_fixable) == ("haproxy", False)
+    assert "the controller at work puts it right" in finding.fix
+    elsewhere.release()
     report = there.audit.examine()
-    assert ["a controller is at work" in one.failure for one in there.audit.mend(report)] == [True]
+    assert [one.is_fixable for one in report.findings] == [True]
+    elsewhere.take()  # it came between the looks and the mending
+    assert ["it alone changes HAProxy" in one.failure for one in there.audit.mend(report)] == [True]
     assert there.found() == [("balancer", "missing", "haproxy")]
 
 
@@ -442,11 +615,22 @@ def test_the_load_balancer_is_left_to_a_controller_at_work(there: AuditedSite) -
         ("us-web-4tz9k.1.console.log.2", BodyVolume("web-4tz9k", 1)),
         ("us-local.web-4tz9k.3.raw", LocalVolume("web-4tz9k", 3)),
         ("us-local-4tz9k.3.qcow2", BodyVolume("local-4tz9k", 3)),
+        ("us-web-4tz9k.1.top.qcow2", BodyVolume("web-4tz9k", 1)),
+        ("us-web-4tz9k.1.mem", BodyVolume("web-4tz9k", 1, is_memory=True)),
+        ("us-golden-0123456789abcdef.1.qcow2", GoldenVolume("0123456789abcdef", 1, "qcow2")),
+        ("us-golden-0123456789abcdef.12.mem", GoldenVolume("0123456789abcdef", 12, "mem")),
+        ("us-golden-0123456789abcdef.2.json", GoldenVolume("0123456789abcdef", 2, "json")),
+        ("us-golden-4tz9k.2.mem", BodyVolume("golden-4tz9k", 2, is_memory=True)),
+        ("us-golden-0123456789abcdef.0.mem", None),
+        ("us-golden-0123456789abcde.1.mem", None),
         ("us-drive.web.data.0.raw", DriveVolume("web", "data", 0)),
         (f"us-image-{'a' * 64}.qcow2", ImageVolume("a" * 64, False)),
         (f"us-image-{'a' * 64}.qcow2.verified", ImageVolume("a" * 64, True)),
         ("us-image-4tz9k.1.qcow2", BodyVolume("image-4tz9k", 1)),
         ("us-probe.img", ProbeVolume()),
+        ("us-drive.web.data.00.raw", None),
+        ("us-web-4tz9k.01.qcow2", None),
+        ("us-local.web-4tz9k.\u0663.raw", None),
         ("us-web.qcow2", None),
         ("other-web-4tz9k.1.qcow2", None),
         ("us-web-4tz9k.1.qcow2.bak", None),

@@ -49,7 +49,7 @@ from tests.fakes import (
 )
 
 DOMAIN = "understudy-web-1"
-WHERE = GuestAddress("web-1", "127.77.0.2", 20022, "ssh-ed25519 AAAA")
+WHERE = GuestAddress("web-1", "127.77.0.2", 20022, lambda: "ssh-ed25519 AAAA")
 TCP = Probe(tcp=TcpProbe(port=80))
 
 

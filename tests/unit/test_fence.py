@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.errors import LeaseLost, StoreError
 from orchestrator.models.members import Image, Phase, Role
 from orchestrator.models.steps import Admit
@@ -183,6 +184,17 @@ def test_a_turn_that_was_held_up_begins_nothing_more(site: Site) -> None:
     assert site.host.calls["create_machine"] == 1
     assert site.journal.count("converge") == converged
     assert kinds(site) == known
+
+
+def test_a_turn_that_was_held_up_writes_no_copy_of_a_set_that_was_deleted_meanwhile(site: Site) -> None:
+    site.ledger = Ledger(site.folder / "declarations", site.folder / "image-records")
+    site.apply(instances=1)
+    site.settle()
+    lose_lease(site)
+    site.ledger.forget("web")
+    with pytest.raises(LeaseLost):
+        site.controller.turn()
+    assert site.ledger.declarations() == ()
 
 
 def test_an_effect_that_was_held_up_ends_before_its_next_call(held_up: tuple[Site, HeldUp]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from orchestrator.models.setup_result import plain, setup_errors, told_on_consol
 from orchestrator.models.steps import EffectKind
 from orchestrator.ports.guest import Patience
 from tests.fakes import FakeClock, FakeHypervisor
-from tests.unit.examples import many
+from tests.unit.examples import many, some
 from tests.unit.test_executor import make_bench
 
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e\x00\x08\r"
@@ -29,7 +30,9 @@ values = st.recursive(
     max_leaves=8,
 )
 keyed = st.dictionaries(
-    st.sampled_from(["supported_commands", "name", "enabled", "buf-b64", "pid", "exited", "exitcode", "count"]),
+    st.sampled_from(
+        ["supported_commands", "name", "enabled", "buf-b64", "err-data", "pid", "exited", "exitcode", "count"]
+    ),
     values,
 )
 
@@ -56,8 +59,15 @@ def test_an_agent_may_answer_anything(answers: list[Any]) -> None:
     host.answers = tuple(answers)
     agent = GuestAgent(host, "understudy-web-1")
     patience = Patience(clock.monotonic() + 1.0, lambda: False)
+    clock.hurry = 0.3  # an agent may say for ever that it is not done
     agent.can_read_files()
-    for ask in (lambda: agent.read_file("/run/x"), lambda: agent.run("true", clock, patience)):
+    agent.can_run()
+    asks = (
+        lambda: agent.read_file("/run/x"),
+        lambda: agent.run("true", clock, patience),
+        lambda: agent.run_script("true", clock, patience),
+    )
+    for ask in asks:
         try:
             ask()
         except GuestError as error:
@@ -108,3 +118,15 @@ def test_a_failure_that_quotes_a_guest_is_printable(tmp_path: Path) -> None:
         bench.perform(EffectKind.PROVISION)
     assert is_printable(raised.value.message)
     assert "said the guest" in raised.value.message
+
+
+@some
+@given(st.text(max_size=400) | st.binary(max_size=900).map(lambda said: base64.b64encode(said).decode()))
+def test_what_a_failed_command_says_is_bounded_and_harmless(said: str) -> None:
+    host, clock = HypervisorWithAnyAgent(), FakeClock()
+    host.answers = ({"exited": True, "exitcode": 1, "err-data": said}, {"pid": 7})
+    agent = GuestAgent(host, "understudy-web-1")
+    with pytest.raises(GuestError) as failed:
+        agent.run_script("false", clock, Patience(clock.monotonic() + 1.0, lambda: False))
+    assert is_printable(failed.value.message)
+    assert len(failed.value.message) < 300

@@ -223,6 +223,8 @@ def test_every_kind_of_effect_is_cut_off_from_its_record_in_some_operation() -> 
     cut = [reason.partition(": ")[2] for reason in reasons if reason.startswith("done, not recorded: ")]
     words = {
         EffectKind.CREATE: "creating machine",
+        EffectKind.FORK: "forking machine",
+        EffectKind.TAKE_GOLDEN: "taking a golden image",
         EffectKind.PROVISION: "setting up",
         EffectKind.START: "starting",
         EffectKind.AWAIT: "waiting for the services",

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.store import Lease, open_store
 from orchestrator.store.lease import LEASE_TTL
 from tests.unit.storage import Storage, url_of
@@ -64,6 +66,46 @@ def test_renewing_keeps_it(storage: Storage) -> None:
         assert first.take()
         storage.clock.advance(LEASE_TTL * 0.6)
     assert not Lease(storage.store).take()
+
+
+def expiry(storage: Storage) -> float:
+    found = storage.store.find_lease_holder("controller")
+    assert found is not None
+    return found[1]
+
+
+def test_turns_that_follow_each_other_at_once_write_it_once(storage: Storage) -> None:
+    mine = Lease(storage.store, holder=ELSEWHERE, monotonic=storage.clock.monotonic)
+    mine.take()
+    before = expiry(storage)
+    storage.clock.advance(0.9)
+    assert mine.take()
+    assert expiry(storage) == before
+    storage.clock.advance(0.2)
+    assert mine.take()
+    assert expiry(storage) == storage.clock.now() + LEASE_TTL
+
+
+def test_one_that_another_process_has_taken_meanwhile_is_not_held_for_recent(storage: Storage) -> None:
+    mine = Lease(storage.store, holder=ELSEWHERE, monotonic=storage.clock.monotonic)
+    mine.take()
+    term = mine.term
+    Lease(storage.store, holder=ELSEWHERE).release()
+    other = Lease(storage.store, holder="one-host:1:1")
+    assert other.take()
+    assert not mine.take()
+    other.release()
+    assert mine.take()
+    assert mine.term == term + 1
+
+
+@pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])
+def test_it_is_written_anew_once_the_clock_was_set(storage: Storage, seconds: float) -> None:
+    mine = Lease(storage.store, holder=ELSEWHERE, monotonic=storage.clock.monotonic)
+    mine.take()
+    storage.clock.jump(seconds)
+    assert mine.take()
+    assert expiry(storage) == storage.clock.now() + LEASE_TTL
 
 
 def test_a_turn_that_takes_long_keeps_it_by_renewing(storage: Storage) -> None:

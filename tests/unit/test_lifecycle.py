@@ -44,12 +44,20 @@ def every_step() -> Iterator[Step]:
                         balancer = see_balancer(wanted)
                         view = MemberView(member, wanted, seen, balancer, NOW, Limits(), wanted.pool_state)
                         yield from plan_member(view).steps
+                        yield from plan_member(replace(view, may_fork=True)).steps
 
 
 def test_every_effect_that_is_planned_has_a_following_phase() -> None:
     planned = {(step.member.phase, step.kind) for step in every_step() if isinstance(step, Effect)}
     assert planned - set(AFTER_SUCCESS) == set()
-    assert {kind for _, kind in planned} == set(EffectKind)
+    # Of whom a golden image is taken is not the matter of one member.
+    assert {kind for _, kind in planned} == set(EffectKind) - {EffectKind.TAKE_GOLDEN}
+
+
+@pytest.mark.parametrize("phase", [Phase.STANDBY, Phase.PARKING, Phase.IN_SERVICE])
+def test_a_golden_image_changes_nothing_about_whom_it_is_taken_of(phase: Phase) -> None:
+    assert AFTER_SUCCESS[phase, EffectKind.TAKE_GOLDEN] is phase
+    assert (phase, EffectKind.TAKE_GOLDEN) not in FATAL
 
 
 def test_every_advance_leads_to_another_phase_or_a_new_body() -> None:
@@ -71,6 +79,7 @@ def test_only_a_removal_ends_the_record() -> None:
 def test_only_making_and_parking_a_machine_and_waiting_for_it_can_condemn_it() -> None:
     assert {
         (Phase.CREATING, EffectKind.CREATE),
+        (Phase.CREATING, EffectKind.FORK),
         (Phase.PROVISIONING, EffectKind.PROVISION),
         (Phase.STARTING, EffectKind.AWAIT),
         (Phase.STARTING, EffectKind.TELL),

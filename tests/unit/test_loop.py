@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,28 @@ def test_growth_takes_the_very_machines_that_were_in_the_pool(site: Site, pool: 
     assert len(site.pool()) == 1
     assert len(site.events("claim_served")) == 2
     assert site.events("claim_cold") == ["creating an instance of web cold: the standby pool is empty"]
+
+
+def claim_one(site: Site, pool: Mapping[str, object]) -> str:
+    """The member of the pool that is claimed for a second instance, when the turn that claims it is over."""
+    site.apply(instances=1, standby=pool)
+    site.settle()
+    spares = site.names(Role.STANDBY)
+    site.scale(2)
+    site.controller.turn()
+    (claimed,) = site.names(Role.INSTANCE) & spares
+    return claimed
+
+
+@pytest.mark.parametrize("pool", [STOPPED, RUNNING, HIBERNATED])
+def test_a_claim_is_begun_in_the_turn_that_claims(site: Site, pool: dict[str, object]) -> None:
+    claimed = claim_one(site, pool)
+    site.stand_by_until(lambda: site.power(site.member(claimed)) is Power.RUNNING, "it was started")
+    if pool is RUNNING:
+        site.stand_by_until(lambda: site.phase(claimed) is Phase.READY, "its services were asked")
+    assert claimed not in site.rotation()
+    site.settle()
+    assert claimed in site.rotation()
 
 
 def test_a_member_of_a_stopped_pool_is_booted_once_more_by_its_claim(site: Site) -> None:
@@ -483,3 +506,15 @@ def test_an_instance_that_is_not_set_up_yet_cannot_be_stopped(site: Site) -> Non
     site.turn_until(lambda: bool(site.members()) and site.only().phase is Phase.PROVISIONING)
     with pytest.raises(Conflict, match="only an instance that is set up"):
         requests.stop(site.store, f"web/{site.only().name}")
+
+
+@pytest.mark.parametrize("pool", [STOPPED, HIBERNATED])
+def test_a_machine_that_was_started_is_waited_for_before_the_next_look(site: Site, pool: dict[str, Any]) -> None:
+    claimed = claim_one(site, pool)
+    site.stand_by_until(lambda: site.phase(claimed) is Phase.READY, "its services answer")
+
+
+def test_a_machine_that_was_started_while_its_controller_stops_is_left_to_the_next(site: Site) -> None:
+    claimed = claim_one(site, STOPPED)
+    site.crash()
+    site.turn_until(lambda: claimed in site.rotation(), "it serves")

@@ -27,6 +27,7 @@ CHANGES = (
     "shut_down_machine",
     "hibernate_machine",
     "destroy_machine",
+    "mark_machine",
     "attach",
     "remove_local_storage",
 )
@@ -41,6 +42,7 @@ STORAGE: dict[str, Any] = {
 class HypervisorCutShort(FakeHypervisor):
     """Whoever makes change number `cut_at`, counted from `arm` on, dies in it; `how` is before, half or after."""
 
+    changes: tuple[str, ...] = CHANGES
     cut_at = 0
     how = ""
     was_cut = False
@@ -52,7 +54,7 @@ class HypervisorCutShort(FakeHypervisor):
 
     def _answer(self, call: str, subject: str) -> None:
         super()._answer(call, subject)
-        if call not in CHANGES or not self.cut_at:
+        if call not in self.changes or not self.cut_at:
             return
         self._count += 1
         if self._count == self.cut_at:

@@ -61,6 +61,21 @@ def test_a_step_whose_output_cannot_be_recorded_is_no_worse_for_it(tmp_path: Pat
         assert site.events("step_started") == []
 
 
+def test_a_success_that_cannot_be_recorded_is_no_failure_of_the_machine(site: Site) -> None:
+    with site.store.database.write() as connection:
+        refuse = "BEFORE UPDATE ON members WHEN NEW.phase = 'ready' BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        connection.exec_driver_sql(f"CREATE TRIGGER refusing {refuse}")
+    site.apply(instances=1)
+    site.turn_until(lambda: bool(site.events("trouble")))
+    assert site.events("trouble")[0].endswith("the store failed: disk is full")  # and no row of it
+    assert (site.only().phase, site.only().failures) == (Phase.PROVISIONING, 0)
+    with site.store.database.write() as connection:
+        connection.exec_driver_sql("DROP TRIGGER refusing")
+    site.crash()
+    site.settle()
+    assert (site.only().incarnation, site.only().failures) == (1, 0)
+
+
 # ---- machines that go away -----------------------------------------------------------------------------------
 
 
@@ -288,6 +303,42 @@ def test_a_silent_host_does_not_stop_work_on_the_others(tmp_path: Path) -> None:
         assert len(site.hosts["two"].machines) == 2
 
 
+def test_members_of_a_host_that_is_lost_for_good_can_be_let_go_of(tmp_path: Path) -> None:
+    with open_site(tmp_path, hosts=("one", "two")) as site:
+        site.apply(instances=2, standby=STOPPED, scale_in={"drain_timeout": "1s"})
+        site.settle()
+        lost = site.hosts["two"]
+        kept = {one.name for one in site.members() if one.host == "one"}
+        gone = sorted(site.names() - kept)
+        site.crash()
+        del site.hosts["two"]
+        assert f"host two of {gone[0]} is not configured any more" in site.settle_stuck()
+        assert site.names() == kept | set(gone)
+        for name in gone:
+            requests.remove(site.store, f"web/{name}")
+        site.settle()
+        assert {one.host for one in site.members()} == {"one"}
+        assert kept <= site.names()
+        told = {f"host two is not configured any more: what it has of {name} is left there" for name in gone}
+        assert set(site.events("left_alone")) == told
+        assert {domain(name) for name in gone} == lost.machines.keys()
+        site.crash()
+        site.hosts["two"] = lost
+        site.settle_again()
+        site.turn_until(lambda: not {domain(name) for name in gone} & lost.machines.keys(), "the leaks are gone")
+
+
+def test_a_set_on_a_host_that_is_lost_for_good_can_be_deleted(tmp_path: Path) -> None:
+    with open_site(tmp_path, hosts=("one", "two")) as site:
+        site.apply(instances=2)
+        site.settle()
+        site.crash()
+        del site.hosts["two"]
+        declare.delete(site.store, "web")
+        site.turn_until(lambda: site.store.find_set("web") is None, "the set is gone")
+        assert site.members() == []
+
+
 class HypervisorThatDropsItsFirstCreation(FakeHypervisor):
     """The connection breaks before anything is done."""
 
@@ -453,7 +504,8 @@ def test_an_image_file_that_was_changed_is_not_used(site: Site) -> None:
 
 
 def leave_a_leak(site: Site, member: str) -> None:
-    """A machine of ours whose record is gone."""
+    """A machine of ours whose member was let go."""
+    site.let_go(member)
     site.apply(instances=1)
     site.settle()
     made = next(iter(site.host.machines.values())).blueprint
@@ -465,8 +517,7 @@ def test_a_machine_of_ours_without_a_record_is_removed_on_the_second_look(site: 
     pause = site.controller.turn()
     assert pause <= 1.0
     assert site.host.power(domain("web-leak1")) is Power.RUNNING
-    site.controller.turn()
-    assert site.host.power(domain("web-leak1")) is Power.ABSENT
+    site.turn_until(lambda: site.host.power(domain("web-leak1")) is Power.ABSENT, "the leak is gone")
     assert site.host.files_of(domain("web-leak1")) == []
     assert site.only().phase is Phase.IN_SERVICE
 

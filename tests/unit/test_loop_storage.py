@@ -116,6 +116,7 @@ def test_local_storage_of_a_machine_that_no_record_names_goes_with_it(site: Site
     with site.store.database.write() as connection:
         connection.exec_driver_sql("DELETE FROM members")
         connection.exec_driver_sql("UPDATE sets SET deleting = TRUE, generation = generation + 1")
+    site.let_go(member.name)
     site.turn_until(lambda: site.journal.count("destroy_machine") > 0)
     site.turn_until(lambda: site.journal.count("remove_local_storage") > 0)
     assert site.power(member) is Power.ABSENT

@@ -179,13 +179,13 @@ def test_a_member_on_a_silent_host_waits_and_says_so() -> None:
 # ---- requests ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("request_", set(Request) - {Request.START})
+@pytest.mark.parametrize("request_", sorted(set(Request) - {Request.START}))
 def test_an_instance_in_service_is_drained_before_anything_is_done_to_it(request_: Request) -> None:
     made = plan_for(member(request=request_), balancer=behind(Rotation.READY))
     assert only_advance(made).phase is Phase.DRAINING
 
 
-@pytest.mark.parametrize("request_", set(Request) - {Request.START})
+@pytest.mark.parametrize("request_", sorted(set(Request) - {Request.START}))
 def test_an_instance_that_is_off_has_nothing_to_drain(request_: Request) -> None:
     step = only_advance(plan_for(member(request=request_), Power.STOPPED))
     assert step.phase in (Phase.CREATING, Phase.STARTING, Phase.STOPPED, Phase.DELETING)

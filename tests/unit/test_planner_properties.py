@@ -14,7 +14,7 @@ from random import Random
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import GuestPhase, Member, Phase, Role, ScaleSet
+from orchestrator.models.members import GuestPhase, Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import HooksSpec, SetupSpec
@@ -27,12 +27,14 @@ from orchestrator.models.steps import (
     EffectKind,
     Interrupt,
     Plan,
+    RecordStep,
     RemoveLeak,
     Retire,
     Step,
 )
 from orchestrator.planner import plan
 from orchestrator.planner.balancer import desired_balancer
+from orchestrator.planner.claims import plan_claimed
 from orchestrator.planner.rollout import bounds_of
 from tests.builders import MIB, PREFIX, see_machine
 from tests.unit.examples import many, some
@@ -44,6 +46,7 @@ from tests.unit.world import (
     after_turn,
     at_rest,
     converge_balancer,
+    record,
     why_not_converged,
     with_machine,
 )
@@ -357,7 +360,8 @@ def test_an_instance_in_service_that_runs_is_drained_before_its_machine_goes(sta
 
     def witness(world: World, step: Step) -> None:
         for member in world.members.values():
-            if world.power(member) is not Power.RUNNING or member.phase is Phase.STARTING:
+            restarts = member.phase is Phase.STARTING or "restarts over and over" in member.reason
+            if world.power(member) is not Power.RUNNING or restarts:
                 serving.discard(member.name)  # nothing answers: off, or its guest restarts
             elif member.phase is Phase.IN_SERVICE:
                 serving.add(member.name)
@@ -370,6 +374,8 @@ def test_an_instance_in_service_that_runs_is_drained_before_its_machine_goes(sta
             EffectKind.SHUT_DOWN,
         ):
             assert step.member.name not in serving - drained, f"{step.reason}, but it was not drained"
+        if isinstance(step, Effect) and step.kind is EffectKind.DESTROY and world.balancer.running:
+            assert not _takes_requests(world, step.member)
 
     at_rest(world, witness=witness)
 
@@ -448,6 +454,34 @@ def test_only_parked_members_of_the_current_model_are_claimed_the_fastest_and_ol
             assert here == sorted(here, key=lambda one: (speed[one.name], one.created_at, one.name))
 
 
+@many
+@given(worlds(deleting=False), st.integers(1, 4))
+def test_what_a_claim_goes_on_with_is_what_the_next_look_would_begin(start: World, more: int) -> None:
+    """The claim has changed its record, and nobody has looked since."""
+    rest = at_rest(start)
+    grown = {name: _grown(one, more) for name, one in rest.sets.items()}
+    world = replace(rest, sets=grown)
+    steps = world.plan().steps
+    claimed = {step.member.name for step in steps if isinstance(step, Claim)}
+    event(f"{min(len(claimed), 2)} claimed")
+    after = world
+    for step in steps:
+        if isinstance(step, RecordStep):
+            after = record(after, step)
+    effects = plan_claimed(after.desired(), after.observed(), {}, after.now, claimed)
+    planned = [one for one in after.plan().steps if isinstance(one, Effect) and one.member.name in claimed]
+    assert sorted(effects, key=lambda one: one.member.name) == sorted(planned, key=lambda one: one.member.name)
+    assert len(effects) == len(claimed)
+    held = dict.fromkeys(claimed, EffectKind.TAKE_GOLDEN)
+    assert plan_claimed(after.desired(), after.observed(), held, after.now, claimed) == []
+    assert plan_claimed(after.desired(), after.observed(), {}, after.now, frozenset()) == []
+
+
+def _grown(wanted: ScaleSet, more: int) -> ScaleSet:
+    spec = wanted.spec.model_copy(update={"instances": wanted.spec.instances + more})
+    return replace(wanted, spec=spec, generation=wanted.generation + 1)
+
+
 def _parked(wanted: ScaleSet, member: Member) -> str:
     return (member.parked or wanted.pool_state).value
 
@@ -524,7 +558,10 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
         current = [one for one in pool if one.model == wanted.model and one.name not in claimed]
         stale = len([one for one in pool if one.model != wanted.model])
         if not claimed:
-            assert retired[Role.STANDBY] == stale + max(len(current) - wanted.standby_target, 0)
+            surplus = stale + max(len(current) - wanted.standby_target, 0)
+            # Those that will take the place of instances of another model stay until they do.
+            kept = min(len(stale_instances(world, wanted)), len(current)) and surplus - stale
+            assert surplus - kept <= retired[Role.STANDBY] <= surplus
 
 
 def stale_instances(world: World, wanted: ScaleSet) -> list[Member]:
@@ -553,7 +590,8 @@ def serving(world: World, wanted: ScaleSet) -> list[Member]:
     return [
         one
         for one in world.of(wanted.name, Role.INSTANCE)
-        if (one.phase, one.request) == (Phase.IN_SERVICE, None)
+        if one.phase is Phase.IN_SERVICE
+        and one.request in (None, Request.START)  # which is answered at once: it is there
         and world.power(one) is Power.RUNNING
         and one.name not in down
     ]
@@ -735,8 +773,10 @@ def test_no_work_is_begun_on_a_member_whose_work_is_under_way(world: World) -> N
     effects = [step for step in world.plan().steps if isinstance(step, Effect)]
     busy = replace(world, busy={effect.member.name: effect for effect in effects})
     for step in busy.plan().steps:
-        if isinstance(step, Effect | Advance | Claim):
-            assert step.member.name not in busy.busy
+        under_way = busy.busy.get(step.member.name) if isinstance(step, Effect | Advance | Claim) else None
+        # While a golden image is taken of it, its record goes on.
+        is_taken = under_way is not None and under_way.kind is EffectKind.TAKE_GOLDEN
+        assert under_way is None or (is_taken and not isinstance(step, Effect))
 
 
 @some

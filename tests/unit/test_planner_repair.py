@@ -73,6 +73,10 @@ def plan_alone(
     return plan_member(MemberView(member, wanted, seen, see_balancer(wanted), NOW, Limits(), PoolState.STOPPED))
 
 
+def repaired(made: Repairs) -> list[str]:
+    return [step.member.name for step in made.steps if isinstance(step, Repair)]
+
+
 def only(made: Repairs) -> Step:
     (step,) = made.steps
     return step
@@ -254,10 +258,20 @@ def test_watched_are_the_probes_that_the_balancer_does_not_ask() -> None:
 def test_not_more_are_repaired_at_once_than_max_unhealthy(instances: int, share: str, at_once: int) -> None:
     wanted = web(instances=instances, repair={"max_unhealthy": share})
     ill = [long_ill(wanted, f"{number:05}") for number in range(1, instances + 1)]
-    made = repairs(wanted, *ill)
-    assert len(made.steps) == at_once
+    assert len(repaired(repairs(wanted, *ill))) == at_once
     away = [replace(one, phase=Phase.STARTING) for one in ill[:at_once]]
-    assert repairs(wanted, *away, *ill[at_once:]).steps == []
+    assert repaired(repairs(wanted, *away, *ill[at_once:])) == []
+
+
+def test_who_waits_because_others_are_repaired_says_so_once_and_is_ill_since_then() -> None:
+    wanted = web(instances=2)
+    away, ill = make_member(wanted, phase=Phase.STARTING), long_ill(wanted, "00002")
+    step = only(repairs(wanted, away, ill))
+    assert isinstance(step, NoteHealth)
+    assert (step.member, step.unhealthy_since, step.is_well) == (ill, NOW - SURE, False)
+    assert "as many as max_unhealthy allows are being repaired already" in step.reason
+    made = repairs(wanted, away, replace(ill, reason=step.reason))
+    assert (made.steps, made.waiting) == ([], [step.reason])
 
 
 # ---- replacement from the pool -------------------------------------------------------------------------------

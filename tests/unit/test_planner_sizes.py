@@ -446,7 +446,7 @@ def test_room_is_never_told_as_less_than_nothing() -> None:
 
 
 def test_a_set_as_declared_is_recorded_once() -> None:
-    wanted = make_set(make_spec(endpoints=[]), generation=4, settled_generation=3)
+    wanted = make_set(make_spec(endpoints=[], setup={"fork": False}), generation=4, settled_generation=3)
     (step,) = steps_for(wanted, make_members(wanted, 2))
     assert step == Settle("web", 4, "", "set web is as declared")
     settled = replace(wanted, settled_generation=4)
@@ -454,7 +454,8 @@ def test_a_set_as_declared_is_recorded_once() -> None:
 
 
 def test_a_set_that_was_stuck_and_is_complete_now_is_recorded_again() -> None:
-    wanted = make_set(make_spec(endpoints=[]), settled_generation=1, stuck="no host answers")
+    spec = make_spec(endpoints=[], setup={"fork": False})
+    wanted = make_set(spec, settled_generation=1, stuck="no host answers")
     (step,) = steps_for(wanted, make_members(wanted, 2))
     assert isinstance(step, Settle)
     assert step.stuck == ""

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from orchestrator.config.paths import StatePaths
 from orchestrator.config.scaleset_file import load_scale_sets
 from orchestrator.config.secrets import (
-    hold_secrets,
     keep_secrets,
     prune_secrets,
     read_administrator_password,
@@ -190,8 +189,7 @@ def test_passwords_that_no_set_needs_are_removed(
     kept = keep_secrets(spec_for(write(tmp_path / "one.txt")), identities.secret_digest, store)
     dropped = keep_secrets(spec_for(write(tmp_path / "two.txt", b"two")), identities.secret_digest, store)
     (store / f"{digest_in(dropped)}.4711").write_bytes(b"left by a crash")
-    with hold_secrets(store):
-        prune_secrets([make_spec(), kept], store)
+    prune_secrets([make_spec(), kept], store)
     assert [file.name for file in store.iterdir()] == [digest_in(kept)]
 
 

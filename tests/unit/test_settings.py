@@ -32,6 +32,7 @@ def test_without_a_file_everything_has_its_default(tmp_path: Path) -> None:
     assert made.hosts[0].uri in ("qemu:///system", "qemu:///session")
     assert (made.prefix, made.network.mode, made.network.range) == ("understudy", "user", "127.77.0.0/16")
     assert (made.limits.retry_pause, made.limits.retry_pause_max) == (30.0, 600.0)
+    assert made.limits.golden_free == 10
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -82,6 +83,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         ("hosts = []\n", "hosts: at least one host is needed"),
         ("[[hosts]]\n[[hosts]]\n", "hosts: two hosts have the same name"),
         ("[limits]\nretry_pause = 30\n", "limits.retry_pause: 30 needs a number and a unit"),
+        ("[limits]\ngolden_free = 20\n", "limits.golden_free: "),
+        ('[limits]\ngolden_free = "101%"\n', "limits.golden_free: "),
         ("[limits]\nparallel = 0\n", "limits.parallel: Input should be greater than or equal to 1 (given: 0)"),
         ("[limits]\nmemory_ratio = 0.0\n", "limits.memory_ratio: Input should be greater than 0 (given: 0.0)"),
         ("[limits]\nmemory_ratio = nan\n", "limits.memory_ratio: Input should be"),

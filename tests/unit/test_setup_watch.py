@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.errors import AgentAbsent, GuestError, HostUnreachable, Interrupted, NeverReady, SetupFailed
+from orchestrator.models.members import PoolState
 from orchestrator.models.naming import domain_name
 from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, setup_errors
 from orchestrator.models.steps import Effect, EffectKind
@@ -236,11 +237,9 @@ def test_a_result_that_is_none_is_an_error(result: str) -> None:
     assert "not readable" in setup_errors(result)[0]
 
 
-def test_the_clock_of_a_resumed_guest_is_set_by_its_agent_where_there_is_one(case: Case) -> None:
-    from dataclasses import replace
-
-    from orchestrator.models.members import PoolState
-
+@pytest.mark.parametrize("may_run", [True, False])
+def test_the_clock_of_a_resumed_guest_is_set_by_its_agent_where_there_is_one(case: Case, may_run: bool) -> None:
+    case.bench.host.agents_may_run = may_run
     resumed = replace(case.bench.member, parked=PoolState.HIBERNATED)
     effect = Effect(EffectKind.AWAIT, resumed, "a reason")
     case.agent_with({})
@@ -249,3 +248,24 @@ def test_the_clock_of_a_resumed_guest_is_set_by_its_agent_where_there_is_one(cas
     case.bench.host.agents.clear()
     case.bench.executor.perform(effect, case.bench.wanted, lambda: False)
     assert len(case.bench.guest.shells) == 1
+
+
+def test_an_agent_is_asked_less_often_the_longer_a_guest_boots(case: Case) -> None:
+    name = case.bench.member.name
+    case.bench.guest.hold(name)
+    case.after_seconds(40, lambda: case.bench.guest.let_go(name))
+    case.watch.await_end(case.patience())
+    assert 20 < case.bench.host.calls["ask_agent"] < 50
+
+
+def test_an_agent_that_comes_soon_after_ssh_is_found_however_long_the_boot_took(case: Case) -> None:
+    name, watch = case.bench.member.name, replace(case.watch, grace=1.5)
+    case.bench.guest.hold(name)
+
+    def answers() -> None:
+        case.bench.guest.let_go(name)
+        case.after_seconds(1.0, lambda: case.agent_with({RESULT_FILE: WELL}))
+
+    case.after_seconds(40, answers)
+    watch.await_end(case.patience())
+    assert case.bench.guest.shells == []

@@ -123,6 +123,8 @@ def test_a_model_is_a_short_digest_that_stays_the_same_in_every_process() -> Non
         {"scale_in": {"policy": "oldest"}},
         {"update": {"max_surge": 4, "max_unavailable": "10%"}},
         {"setup": {"timeout": "1h"}},
+        {"setup": {"fork": True}},
+        {"setup": {"fork": False}},
         {"readiness": [{"http": {"port": 80}}]},
         {"readiness": [{"command": "true"}]},
         {"endpoints": [{"name": "other", "address": "127.0.0.9", "listen": 9, "port": 80}]},
@@ -306,6 +308,31 @@ def test_every_port_that_anybody_asks_is_reachable_once() -> None:
         readiness=[{"http": {"port": 80}}, {"tcp": {"port": 5432}}, {"command": "true"}],
     )
     assert spec.guest_ports() == (22, 80, 5432)
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        ({"answer_file": "none", "fork": True}, "'fork: true' needs 'answer_file: cloud-init'"),
+        ({"keep_seed": True, "fork": True}, "'fork: true' and 'keep_seed: true' do not go together"),
+        ({"fork": "yes"}, "valid boolean"),
+    ],
+)
+def test_a_fork_that_cannot_be_is_refused(setup: dict[str, Any], words: str) -> None:
+    assert words in complaint(setup=setup)
+
+
+def test_a_fork_cannot_have_local_storage() -> None:
+    local = {"size": "16MiB", "mount": "/local"}
+    assert "'local_storage' do not go together" in complaint(setup={"fork": True}, local_storage=local)
+    assert make_spec(local_storage=local).setup.forks
+
+
+def test_forks_are_the_default_where_they_can_be_and_survive_json() -> None:
+    for setup, forks in (({}, True), ({"fork": False}, False), ({"answer_file": "none"}, False)):
+        spec = make_spec(setup=setup)
+        assert spec.setup.forks is forks
+        assert ScaleSetSpec.model_validate_json(spec.to_json()) == spec
 
 
 def test_a_machine_without_answer_file_has_no_ssh() -> None:

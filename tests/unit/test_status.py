@@ -97,6 +97,7 @@ def test_a_member_has_the_published_shape() -> None:
         "address": "127.77.0.3",
         "domain": "understudy-web-00001",
         "incarnation": 1,
+        "forked": False,
         "model": POOLED.model,
         "in_rotation": True,
         "reason": "web-00001 is here",
@@ -157,6 +158,13 @@ def test_a_set_that_is_stuck_says_why() -> None:
     stuck = replace(POOLED, stuck="no host answers")
     said = status(stuck, [*SERVING, *SPARES])
     assert (said["converged"], said["reason"]) == (False, "no host answers")
+
+
+def test_an_instance_that_is_held_out_of_rotation_is_unhealthy_and_its_set_degraded() -> None:
+    wanted = make_set()
+    held = make_member(wanted, phase=Phase.STARTING, failures=2, unhealthy_since=NOW)
+    told = status(wanted, [held])
+    assert (told["health"], told["health_reason"]) == ("degraded", "web-00001 is unhealthy")
 
 
 def test_a_set_without_a_pool_says_so() -> None:
@@ -283,3 +291,24 @@ def test_drives_are_listed_with_their_holders_and_only_those_of_the_set() -> Non
         ("data", 1, 2**24, "b", None, True),
     ]
     assert said[0]["volume"] == "understudy-drive.web.data.0.raw"
+
+
+def test_machines_of_other_sets_do_not_hide_what_is_missing_in_this_one() -> None:
+    other = make_set(make_spec(name="api", instances=1, endpoints=[]), settled_generation=1)
+    theirs = [make_member(other, "00001", address="127.77.3.2")]
+    lacking = make_set(make_spec(instances=1, endpoints=[]), settled_generation=1)
+    both = wish(lacking, other, members=theirs)
+    seen = see_world(see_host(*(see_machine(one) for one in theirs)))
+    assert set_status(other, both, seen, NOW)["converged"] is True
+    assert set_status(lacking, both, seen, NOW)["converged"] is False
+
+
+def test_nothing_is_converged_while_a_machine_is_there_that_the_store_does_not_know() -> None:
+    stranger = make_member(POOLED, "00909")
+    members = [*SERVING, *SPARES]
+    seen = observe(POOLED, members)
+    assert status(POOLED, members, seen)["converged"] is True
+    host = seen.hosts["local"]
+    machines = {**host.machines, see_machine(stranger).domain: see_machine(stranger)}
+    strange = replace(seen, hosts={"local": replace(host, machines=machines)})
+    assert status(POOLED, members, strange)["converged"] is False

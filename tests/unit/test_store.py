@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import Conflict, NotFound, StoreError
+from orchestrator.errors import Conflict, NotFound, StoreError, StoreLost
 from orchestrator.models.members import Image, Phase, Request, Role
+from orchestrator.models.steps import EffectKind
 from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
 from orchestrator.store.tables import SCHEMA_VERSION
 from tests.builders import NOW, make_image, make_spec
-from tests.fakes import FakeClock
-from tests.unit.storage import Storage, url_of
+from tests.fakes import FakeClock, FakeIdentities
+from tests.unit.storage import Storage, open_storage, url_of
 
 # ---- the file ------------------------------------------------------------------------------------------------
 
@@ -52,33 +53,76 @@ def test_a_store_of_a_newer_version_is_refused_and_left_as_it_is(storage: Storag
     assert "newer" in error.value.fix
 
 
-def test_a_store_of_an_older_version_is_brought_up_to_date(storage: Storage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", sorted(MIGRATIONS))
+def test_a_store_of_an_older_version_is_brought_up_to_date(version: int, storage: Storage, tmp_path: Path) -> None:
     storage.declare()
     storage.admit()
     storage.put(storage.admit(), Phase.IN_SERVICE)
     before = storage.store.snapshot()
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        for table, column in added_since_the_first_version():
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        connection.execute("DROP TABLE drives")
-        connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
+        for statement in takes_back(version):
+            connection.execute(statement)
+        connection.execute(f"UPDATE facts SET value = '{version}' WHERE key = 'schema_version'")
     connection.close()
     for _ in range(2):
         again = open_store(url_of(tmp_path), FakeClock().now)
         assert again.snapshot() == before
         again.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        version = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
+        found = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
     connection.close()
-    assert version == (str(SCHEMA_VERSION),)
+    assert found == (str(SCHEMA_VERSION),)
 
 
-def added_since_the_first_version() -> list[tuple[str, str]]:
-    """(table, column) of every migration."""
-    statements = [statement for version in MIGRATIONS.values() for statement in version]
-    found = [re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .*", statement) for statement in statements]
-    return [(match[1], match[2]) for match in found if match is not None]
+def takes_back(version: int) -> list[str]:
+    """What makes a store one of an older version: every column and table that was added since goes."""
+    since = [one for number, statements in MIGRATIONS.items() if number >= version for one in statements]
+    columns = [re.fullmatch(r"ALTER TABLE (\w+) ADD COLUMN (\w+) .*", one) for one in since]
+    tables = [re.match(r"CREATE TABLE (\w+) ", one) for one in since]
+    return [f"ALTER TABLE {one[1]} DROP COLUMN {one[2]}" for one in columns if one is not None] + [
+        f"DROP TABLE {one[1]}" for one in tables if one is not None
+    ]
+
+
+def test_the_tables_of_a_migrated_store_are_those_of_a_new_one(storage: Storage, tmp_path: Path) -> None:
+    storage.store.close()
+    file = tmp_path / "store.sqlite"
+    with sqlite3.connect(file) as connection:
+        new = columns_of(connection)
+        for statement in takes_back(1):
+            connection.execute(statement)
+        assert columns_of(connection) != new
+        connection.execute("UPDATE facts SET value = '1' WHERE key = 'schema_version'")
+    connection.close()
+    open_store(url_of(tmp_path), FakeClock().now).close()
+    with sqlite3.connect(file) as connection:
+        assert columns_of(connection) == new
+    connection.close()
+
+
+def columns_of(connection: sqlite3.Connection) -> dict[str, set[tuple[str, str, int, int]]]:
+    """Table -> (name, type, NOT NULL, part of the key) of its columns."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {
+        table: {(row[1], row[2], row[3], row[5]) for row in connection.execute(f"PRAGMA table_info({table})")}
+        for (table,) in tables
+    }
+
+
+def test_who_was_let_go_before_that_was_kept_is_taken_from_the_events(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.DELETING)
+    storage.recorder.succeeded(member, EffectKind.DESTROY, "removed")
+    assert storage.store.find_departed([member.name, "web-other"]) == {member.name}
+    storage.store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        connection.execute("DROP TABLE departed")
+        connection.execute("UPDATE facts SET value = '3' WHERE key = 'schema_version'")
+    connection.close()
+    again = open_store(url_of(tmp_path), FakeClock().now)
+    assert again.find_departed([member.name, "web-other"]) == {member.name}
+    again.close()
 
 
 def test_no_store_is_changed_under_an_older_controller(storage: Storage, tmp_path: Path) -> None:
@@ -95,10 +139,63 @@ def test_every_older_version_has_its_way_to_the_next() -> None:
     assert set(MIGRATIONS) == set(range(1, SCHEMA_VERSION))
 
 
-def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_store_is_refused_and_the_ways_back_are_named(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_text("this is a diary\n" * 100, encoding="utf-8")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as error:
         open_store(url_of(tmp_path), FakeClock().now)
+    assert "is damaged" in error.value.message
+    assert "understudy restore" in error.value.fix
+    assert "understudy adopt" in error.value.fix
+
+
+def test_a_store_that_is_damaged_in_the_middle_says_so(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    for _ in range(50):
+        storage.admit()
+    storage.store.close()
+    file = tmp_path / "store.sqlite"
+    content = bytearray(file.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    file.write_bytes(content)
+    with pytest.raises(StoreError) as error:
+        open_store(url_of(tmp_path), FakeClock().now).snapshot()
+    assert "is damaged" in error.value.message
+
+
+def test_a_store_that_is_taken_away_or_replaced_while_it_is_used_is_used_no_more(
+    storage: Storage, tmp_path: Path
+) -> None:
+    storage.declare()
+    (tmp_path / "store.sqlite").rename(tmp_path / "aside.sqlite")
+    with pytest.raises(StoreLost, match="is gone"):
+        storage.store.snapshot()
+    open_store(url_of(tmp_path), FakeClock().now).close()
+    with pytest.raises(StoreLost, match="was replaced"):
+        storage.declare(instances=7)
+
+
+def test_no_name_is_given_twice(tmp_path: Path) -> None:
+    made = open_storage(tmp_path, RepeatingIdentities())
+    made.declare()
+    first = made.put(made.admit(), Phase.DELETING)
+    made.recorder.succeeded(first, EffectKind.DESTROY, "removed")
+    assert made.admit().name != first.name
+    made.store.close()
+
+
+class RepeatingIdentities(FakeIdentities):
+    """Says every suffix twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._again = ""
+
+    def member_suffix(self) -> str:
+        if self._again:
+            said, self._again = self._again, ""
+            return said
+        self._again = super().member_suffix()
+        return self._again
 
 
 def test_a_store_that_cannot_be_opened_is_refused_with_a_fix(tmp_path: Path) -> None:

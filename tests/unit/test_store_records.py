@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, event, insert
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
@@ -25,6 +25,7 @@ from orchestrator.models.members import (
 )
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.steps import (
+    Admit,
     Advance,
     Claim,
     Effect,
@@ -32,6 +33,7 @@ from orchestrator.models.steps import (
     ForgetSet,
     NoteHealth,
     NoteRollout,
+    NoteWait,
     Renew,
     Repair,
     Retire,
@@ -99,6 +101,44 @@ def test_when_every_address_is_taken_nothing_is_recorded(tmp_path: Path) -> None
     assert "network.range" in error.value.fix
     assert len(storage.members()) == 2
     storage.store.close()
+
+
+def test_all_that_a_turn_admits_is_one_transaction(storage: Storage) -> None:
+    storage.declare()
+    kept = [storage.admit() for _ in range(3)]
+    gone = storage.put(kept[1], Phase.DELETING)
+    storage.recorder.succeeded(gone, EffectKind.DESTROY, "gone")
+    commits: list[object] = []
+    event.listen(storage.store.database._engine, "commit", commits.append)
+    assert storage.recorder.admit([admission(), admission("standby"), admission()])
+    assert len(commits) == 1
+    fresh = [one for one in storage.members() if one.name not in {kept[0].name, kept[2].name}]
+    assert sorted(one.address for one in fresh) == ["127.77.0.3", "127.77.0.5", "127.77.0.6"]
+    assert len({one.mac for one in fresh}) == 3
+    assert sorted(one.role for one in fresh) == ["instance", "instance", "standby"]
+    assert storage.kinds()[-3:] == ["admitted"] * 3
+
+
+def test_as_many_are_admitted_as_there_are_addresses(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path, addresses=3)
+    storage.declare()
+    storage.admit()
+    assert storage.recorder.admit([admission()] * 5)
+    assert len(storage.members()) == 3
+    with pytest.raises(HostFull):
+        storage.recorder.admit([admission()] * 3)
+    assert len(storage.members()) == 3
+    storage.store.close()
+
+
+def test_an_admission_to_a_set_that_is_gone_holds_up_no_other(storage: Storage) -> None:
+    storage.declare()
+    assert storage.recorder.admit([admission(set_name="nowhere"), admission()])
+    assert [one.set_name for one in storage.members()] == ["web"]
+
+
+def admission(role: str = "instance", set_name: str = "web") -> Admit:
+    return Admit(set_name, Role(role), "local", "a", "because it is wanted", "admitted")
 
 
 def test_nobody_is_admitted_to_a_set_that_is_gone(storage: Storage) -> None:
@@ -288,6 +328,40 @@ def test_the_same_trouble_again_is_no_news(storage: Storage) -> None:
         storage.recorder.complained(member, reason)
     assert storage.kinds().count("trouble") == 2
     assert storage.member(member.name).reason == "still busy"
+
+
+def test_why_machines_are_not_begun_is_with_each_and_one_event(storage: Storage) -> None:
+    storage.declare()
+    known = [storage.admit() for _ in range(3)]
+    begun = storage.put(known[0], Phase.PROVISIONING)
+    storage.clock.advance(5)
+    assert storage.recorder.perform(NoteWait("web", tuple(known), "waits for a CPU", "3 wait"))
+    assert storage.kinds().count("waits") == 1
+    assert storage.member(begun.name) == begun
+    for before in known[1:]:
+        assert storage.member(before.name) == replace(before, reason="waits for a CPU")
+    noted = storage.kinds()
+    assert not storage.recorder.perform(NoteWait("web", (known[0],), "waits for a CPU", "1 waits"))
+    assert storage.kinds() == noted
+
+
+def test_that_it_was_too_early_for_a_golden_image_is_no_failure_and_no_event(storage: Storage) -> None:
+    storage.declare()
+    member = storage.admit()
+    place, noted = (member.host, member.model), storage.kinds()
+
+    def failures() -> int:
+        return storage.store.snapshot().golden_troubles[place].failures
+
+    for _ in range(2):
+        storage.recorder.golden_failed(member, "golden_refused", "no agent", was_early=True)
+        assert (failures(), storage.kinds()) == (0, noted)
+        storage.clock.advance(0.5)
+    storage.recorder.golden_failed(member, "golden_refused", "no agent")
+    assert (failures(), storage.kinds()) == (1, [*noted, "golden_refused"])
+    storage.clock.advance(60)
+    storage.recorder.golden_failed(member, "golden_refused", "no agent", was_early=True)
+    assert failures() == 2
 
 
 def test_trouble_of_a_record_that_moved_on_is_dropped(storage: Storage) -> None:

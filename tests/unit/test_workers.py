@@ -185,3 +185,22 @@ def test_machines_that_do_not_hear_hold_back_no_claim(gate: Gate) -> None:
     assert begun.wait(SECONDS)
     gate.opened.set()
     workers.stop()
+
+
+def test_the_taking_of_a_golden_image_is_waited_for_at_the_end_and_can_be_interrupted(gate: Gate) -> None:
+    workers = Workers(parallel=2, hosts=1)
+    works: list[Work] = []
+
+    def run(work: Work) -> None:
+        works.append(work)
+        gate.run(work)
+
+    for one in (effect(1, EffectKind.TAKE_GOLDEN), effect(2)):
+        assert workers.try_start(one, run, gate.go)
+    assert workers.interrupt_all() == 1
+    gate.opened.set()
+    workers.stop()
+    assert {work.effect.kind: work.cancelled.is_set() for work in works} == {
+        EffectKind.TAKE_GOLDEN: False,
+        EffectKind.CREATE: True,
+    }

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.models.balancing import BalancerConfig
+from orchestrator.models.golden import GoldenTrouble, GoldenTroubles
 from orchestrator.models.members import GuestPhase, Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.naming import domain_name, machine_mac
 from orchestrator.models.sightings import (
@@ -34,11 +36,14 @@ from orchestrator.models.steps import (
     NotePool,
     NoteRestart,
     NoteRollout,
+    NoteWait,
     Plan,
     RecordStep,
+    RemoveGolden,
     RemoveLeak,
     Renew,
     Repair,
+    Resume,
     Retire,
     Settle,
     Step,
@@ -69,12 +74,19 @@ class World:
     reads: Mapping[str, GuestPhase] = field(default_factory=dict)  # domain -> what its guest reads about itself
     refusing: frozenset[str] = frozenset()  # members whose on_claim fails
     drives: Mapping[tuple[str, str, int], Drive] = field(default_factory=dict)  # (set, name, slot)
+    no_goldens: frozenset[str] = frozenset()  # hosts that take no golden image
+    golden_troubles: GoldenTroubles = field(default_factory=dict)
 
     def desired(self) -> Desired:
         by_name = sorted(self.members.values(), key=lambda member: member.name)
         holding = tuple(replace(member, drives=self.held_by(member.name)) for member in by_name)
         sets = sorted(self.sets.values(), key=lambda one: one.name)
-        return Desired(tuple(sets), holding, PREFIX, self.limits, drives=tuple(self.drives.values()))
+        gone = frozenset(domain.removeprefix(f"{PREFIX}-") for domain in self.machines()) - self.members.keys()
+        drives = tuple(self.drives.values())
+        troubles = self.golden_troubles
+        return Desired(
+            tuple(sets), holding, PREFIX, self.limits, None, drives, departed=gone, golden_troubles=troubles
+        )
 
     def held_by(self, member: str) -> tuple[Drive, ...]:
         return tuple(one for one in self.drives.values() if one.member == member)
@@ -117,8 +129,8 @@ def record(world: World, step: RecordStep) -> World:
             return replace(world, sets={**world.sets, wanted.name: settled})
         case NotePool() | NoteRollout():
             return _tell(world, step)
-        case Renew():
-            return _change(world, step.member, reason=step.reason, request=Request.REIMAGE)
+        case NoteWait():
+            return reduce(lambda told, member: _change(told, member, reason=step.why), step.members, world)
         case ForgetSet():
             return replace(world, sets={name: one for name, one in world.sets.items() if name != step.set_name})
         case Claim():
@@ -135,7 +147,7 @@ def record(world: World, step: RecordStep) -> World:
             return _change(world, step.member, reason=step.reason, **_changed(step))
 
 
-def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire) -> dict[str, object]:
+def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> dict[str, object]:
     match step:
         case Claim():
             return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures, "told": None}
@@ -148,6 +160,8 @@ def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire) -> dict[s
             return {"restarts": step.member.restarts + 1}
         case Retire():
             return {"request": Request.REMOVE}
+        case Renew():
+            return {"request": Request.REIMAGE}
 
 
 def record_success(world: World, effect: Effect) -> World:
@@ -164,7 +178,7 @@ def record_success(world: World, effect: Effect) -> World:
         members = {name: one for name, one in world.members.items() if name != member.name}
         return replace(world, members=members, drives=free)
     at_start = effect.kind is EffectKind.TELL and member.phase is Phase.STARTING
-    if at_start or effect.kind in (EffectKind.CREATE, EffectKind.AWAIT):
+    if at_start or effect.kind in (EffectKind.CREATE, EffectKind.FORK, EffectKind.AWAIT):
         declared = {one.name for one in world.sets[member.set_name].spec.drives}
         held = {(one.set_name, one.name, one.slot) for one in member.drives if one.name in declared}
         made = {key: replace(one, is_made=one.is_made or key in held) for key, one in world.drives.items()}
@@ -201,6 +215,14 @@ def record_refusal(world: World, effect: Effect) -> World:
     if member.parked is not None:
         return _change(world, member, request=Request.REMOVE)
     return _change(world, member, phase=Phase.FAILED, failures=member.failures + 1)
+
+
+def _record_no_golden(world: World, member: Member) -> World:
+    """As `store.records.Recorder.golden_failed` does."""
+    place = member.host, member.model
+    known = world.golden_troubles.get(place)
+    trouble = GoldenTrouble(known.failures + 1 if known else 1, world.now, "none can be taken")
+    return replace(world, golden_troubles={**world.golden_troubles, place: trouble})
 
 
 def _word(member: Member) -> GuestPhase:
@@ -282,18 +304,23 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["parked"] = step.parked
     if step.answered:
         fields["request"] = None
-    if step.phase is Phase.FAILED or step.is_repair:
-        fields["failures"] = step.member.failures + 1
+    if step.is_held:
+        fields["unhealthy_since"] = world.now
+    return fields | _tries_after(step)
+
+
+def _tries_after(step: Advance) -> dict[str, object]:
     if step.phase is Phase.STANDBY:
-        fields["failures"] = 0
-    return fields
+        return {"failures": 0}
+    is_try = step.phase is Phase.FAILED or step.is_repair
+    return {"failures": step.member.failures + 1} if is_try else {}
 
 
 def _change(world: World, planned: Member, **fields: object) -> World:
     if not _is_as_planned(world, planned):
         return world
     if "phase" in fields:
-        fields |= {"phase_since": world.now, "unhealthy_since": None}
+        fields = {"phase_since": world.now, "unhealthy_since": None, **fields}
     changed = replace(world.members[planned.name], **fields)  # type: ignore[arg-type]
     return replace(world, members={**world.members, planned.name: changed})
 
@@ -324,6 +351,11 @@ def carry_out(world: World, effect: Effect) -> World:
         case EffectKind.CREATE:
             made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING)
             return with_machine(_forgetting(world, domain), member.host, domain, made)
+        case EffectKind.FORK:
+            made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING, forked=True)
+            return with_machine(_forgetting(world, domain), member.host, domain, made)
+        case EffectKind.TAKE_GOLDEN:
+            return with_goldens(world, member.host, world.hosts[member.host].goldens | {member.model})
         case EffectKind.START | EffectKind.SHUT_DOWN | EffectKind.HIBERNATE:
             found = world.hosts[member.host].machines[domain]
             power = _POWER_AFTER[effect.kind]
@@ -352,10 +384,15 @@ def with_machine(world: World, host: str, domain: str, machine: MachineSighting 
     return replace(world, hosts={**world.hosts, host: replace(seen, machines=machines)})
 
 
+def with_goldens(world: World, host: str, models: frozenset[str]) -> World:
+    return replace(world, hosts={**world.hosts, host: replace(world.hosts[host], goldens=models)})
+
+
 def is_possible(world: World, effect: Effect) -> bool:
     """A guest can only be waited for while its machine runs; a silent host does nothing."""
     power = world.power(effect.member)
-    if effect.kind in (EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.TELL, EffectKind.HIBERNATE):
+    waits_for_guest = (EffectKind.PROVISION, EffectKind.AWAIT, EffectKind.TELL)
+    if effect.kind in (*waits_for_guest, EffectKind.HIBERNATE, EffectKind.TAKE_GOLDEN):
         return power is Power.RUNNING
     if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN):
         return power not in (Power.UNKNOWN, Power.ABSENT)
@@ -389,6 +426,8 @@ def after_step(world: World, step: Step, recorded: bool = True) -> World:
         case Effect():
             if not is_possible(world, step):
                 return world
+            if step.kind is EffectKind.TAKE_GOLDEN and step.member.host in world.no_goldens:
+                return _record_no_golden(world, step.member)
             done = carry_out(world, step)
             enters = step.kind is EffectKind.TELL and step.member.phase is Phase.STARTING
             if enters and recorded and step.member.name in world.refusing:
@@ -398,6 +437,10 @@ def after_step(world: World, step: Step, recorded: bool = True) -> World:
             return converge_balancer(world, step.config)
         case RemoveLeak():
             return with_machine(world, step.host, step.domain, None)
+        case RemoveGolden():
+            return with_goldens(world, step.host, world.hosts[step.host].goldens - {step.model})
+        case Resume():
+            return world  # these disks have room
         case Interrupt():
             return replace(world, busy={name: one for name, one in world.busy.items() if name != step.member.name})
         case _:

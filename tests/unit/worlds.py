@@ -215,8 +215,10 @@ def worlds(
     memory: int = 64 * GIB,
     silent: bool = False,
     deleting: bool | None = None,
+    emulates: bool | None = None,
 ) -> World:
-    """`silent`: some hosts may not answer. `memory`: of each host, in bytes."""
+    """`silent`: some hosts may not answer. `memory`: of each host, in bytes. `emulates`: whether hosts do; None:
+    some may."""
     zones = draw(st.sampled_from([("a",), ("a", "b"), ("a", "b", "b")]))
     bare = tuple(
         see_host(
@@ -224,6 +226,8 @@ def worlds(
             zone=zone,
             memory_total=memory,
             answers=not (silent and draw(st.booleans())),
+            cpus=draw(st.integers(1, 3)),
+            emulates=draw(st.sampled_from([False, True, None])) if emulates is None else emulates,
         )
         for number, zone in enumerate(zones)
     )
@@ -263,7 +267,7 @@ def rollouts(draw: st.DrawFn, fails: bool = False) -> World:
     """A set whose model changed just now, or some time ago: as many instances as are declared, most of them of the
     older model and in service. `fails`: a further one, of the new model, has failed."""
     wanted = draw(sets(deleting=False))
-    host = see_host(name="h0")
+    host = see_host(name="h0", cpus=draw(st.integers(1, 3)), emulates=draw(st.booleans()))
     known: list[Member] = []
     seen: list[MachineSighting] = []
     for number in range(wanted.spec.instances):
@@ -294,7 +298,7 @@ def rollouts(draw: st.DrawFn, fails: bool = False) -> World:
     return World(
         sets={wanted.name: wanted},
         members={member.name: member for member in known},
-        hosts={host.name: see_host(*seen, name=host.name)},
+        hosts={host.name: _with(host, seen)},
         balancer=draw(balancers((wanted,), known)),
     )
 
@@ -309,4 +313,4 @@ def _with(host: HostSighting, seen: list[MachineSighting]) -> HostSighting:
     """A host that does not answer shows nothing."""
     if not host.answers:
         return HostSighting(host.name, host.zone, answers=False, reason="connection refused")
-    return see_host(*seen, name=host.name, zone=host.zone, memory_total=host.memory_total)
+    return replace(host, machines={machine.domain: machine for machine in seen})

@@ -1,0 +1,25 @@
+"""At how many points of each operation controllers are killed now, and what was left over after it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+_TESTS = "tests/e2e/test_crash.py"
+_KILLED = re.compile(r"^[.FE]*([a-z-]+): killed (\d+) times", re.MULTILINE)
+_LEAKS = re.compile(r"^[.FE]*after ([a-z-]+): (\d+) left over$", re.MULTILINE)
+
+
+def run_kills() -> dict[str, tuple[int, int]]:
+    """Operation -> (kill points, things left over, or 1 if it did not come to its end)."""
+    command = [sys.executable, "-m", "pytest", "-q", "-s", _TESTS]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    sys.stderr.write(done.stdout)
+    found = count(done.stdout)
+    return found if done.returncode == 0 else {**found, "tests that did not pass": (1, 1)}
+
+
+def count(printed: str) -> dict[str, tuple[int, int]]:
+    leaks = {operation: int(number) for operation, number in _LEAKS.findall(printed)}
+    return {operation: (int(kills), leaks.get(operation, 1)) for operation, kills in _KILLED.findall(printed)}

@@ -1,0 +1,148 @@
+"""Growing from the standby pool."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.support.benchmarks.growth import (
+    ask,
+    await_true,
+    direct_url,
+    grow,
+    serving_commands,
+    site,
+    switch_off,
+    virsh,
+)
+from tests.support.benchmarks.row import Row
+from tests.support.installation import Installation
+
+ROUNDS = 5
+
+
+def claim_running() -> list[Row]:
+    """Beside a controller: from the moment at which the wish was written until the new instance answers, and a
+    whole `understudy scale` process; then a process that is the controller, against the same pool."""
+    with site(1, "{state: running, max_ready: 8}") as made:
+        with serving_commands(made):
+            beside = [grow_beside(made, count) for count in (2, 3, 4)]
+        alone = [grow(made, count).seconds for count in (5, 6, 7)]
+    inside = statistics.median(one.inside for one in beside)
+    return [
+        Row("claim from a running pool, inside the controller", 1000 * inside, "ms", 100.0),
+        Row(
+            "claim from a running pool, process beside it",
+            statistics.median(one.whole for one in beside),
+            "s",
+            0.6,
+        ),
+        Row("claim from a running pool, process without one", statistics.median(alone), "s", 0.6),
+    ]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Seconds of a growth that a controller carries out: from the start of the command, and from its wish."""
+
+    whole: float
+    inside: float
+
+
+def grow_beside(made: Installation, count: int) -> Beside:
+    done = grow(made, count)
+    return Beside(done.seconds, done.answered_at - last_wish(made))
+
+
+def last_wish(made: Installation) -> float:
+    """When the newest number of instances was written (epoch)."""
+    return max(
+        float(event["at"]) for event in made.json_lines("events", "web") if event["kind"] == "settings_changed"
+    )
+
+
+def claim_stopped() -> list[Row]:
+    """A whole `understudy scale` process against a stopped pool; yardstick: virsh start of the same machines."""
+    bare, ours, ratios = [], [], []
+    with site(1, f"{{state: stopped, max_ready: {ROUNDS + 1}}}") as made:
+        parked = held_by_parked(made)
+        for count in range(2, ROUNDS + 2):
+            # In turns: guests that run already slow the next one down, for both alike.
+            bare.append(seconds_by_virsh(made.members("standby")[0]))
+            ours.append(grow(made, count).seconds)
+            ratios.append(ours[-1] / bare[-1])
+    base, mine = statistics.median(bare), statistics.median(ours)
+    return [
+        Row("virsh start until its service answers", base, "s"),
+        Row("claim from a stopped pool, whole process", mine, "s"),
+        Row("claim from a stopped pool : virsh start", statistics.median(ratios), "x", 1.05),
+        Row("host memory of its stopped members", parked, "MB", 0.0),
+    ]
+
+
+def claim_hibernated() -> list[Row]:
+    """The same against a hibernated pool, beside a controller and without one; yardstick: virsh start of the same
+    machines from their memory images, beside as many guests as what is measured by it."""
+    alone, beside, bases = [], [], []
+    with site(1, f"{{state: hibernated, max_ready: {2 * ROUNDS + 1}}}") as made:
+        parked = held_by_parked(made)
+        for count in range(2, 2 * ROUNDS + 2, 2):
+            # A controller would hibernate again what virsh starts: the yardstick is taken while none runs.
+            bases.append(seconds_to_go_on(made))
+            alone.append((grow(made, count).seconds, bases[-1]))
+            bases.append(seconds_to_go_on(made))
+            with serving_commands(made):
+                beside.append((grow_beside(made, count + 1), bases[-1]))
+    return [
+        Row("virsh start from a memory image until its service answers", statistics.median(bases), "s"),
+        *beside_virsh(
+            "claim from a hibernated pool, inside the controller", [(one.inside, base) for one, base in beside]
+        ),
+        *beside_virsh(
+            "claim from a hibernated pool, process beside it", [(one.whole, base) for one, base in beside]
+        ),
+        *beside_virsh("claim from a hibernated pool, process without one", alone),
+        Row("host memory of its hibernated members", parked, "MB", 0.0),
+    ]
+
+
+def beside_virsh(what: str, pairs: Sequence[tuple[float, float]]) -> list[Row]:
+    """Of pairs of what was measured and its yardstick, both in seconds."""
+    ratio = statistics.median(one / bare for one, bare in pairs)
+    return [
+        Row(what, statistics.median(one for one, _ in pairs), "s"),
+        Row(f"{what} : virsh start", ratio, "x", 1.25),
+    ]
+
+
+def seconds_to_go_on(made: Installation) -> float:
+    """`virsh start` of a hibernated member of the pool until its service answers; then it is hibernated again."""
+    return seconds_by_virsh(made.members("standby")[0], lambda domain: virsh("managedsave", domain))
+
+
+def seconds_by_virsh(row: dict[str, str], put_back: Callable[[str], object] = switch_off) -> float:
+    """`virsh start` of a member of the pool until its service answers; then it is as before."""
+    began = time.monotonic()
+    virsh("start", row["domain"])
+    await_true(lambda: ask(direct_url(row["address"])) != "")
+    taken = time.monotonic() - began
+    put_back(row["domain"])
+    return taken
+
+
+def held_by_parked(made: Installation) -> float:
+    """MB in memory of the processes of the members of its pool."""
+    if not resident(made.members("instance")) or not made.members("standby"):
+        raise RuntimeError("no process of an instance is found, or nobody stands by")
+    return resident(made.members("standby"))
+
+
+def resident(rows: list[dict[str, str]]) -> float:
+    """MB in memory of the processes of these machines."""
+    done = subprocess.run(["ps", "-eww", "-o", "rss=", "-o", "args="], capture_output=True, text=True, check=True)
+    lines = [line.split(None, 1) for line in done.stdout.splitlines()]
+    marks = [f"guest={row['domain']}," for row in rows]
+    return sum(int(size) for size, words in lines if any(mark in words for mark in marks)) / 1000

@@ -1,0 +1,202 @@
+"""A fork is told who it is: what its agent is asked, and what its failures become."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.apply.agent import GuestAgent
+from orchestrator.apply.identity import Christening
+from orchestrator.errors import AgentAbsent, ForkFailed, GoldenUnusable, GuestError, Interrupted
+from orchestrator.models.members import Phase
+from orchestrator.models.naming import domain_name
+from orchestrator.models.steps import EffectKind
+from orchestrator.ports.guest import Patience
+from tests.builders import PREFIX, make_member
+from tests.fakes import FakeClock, FakeHypervisor
+from tests.unit.test_executor import Bench, make_bench
+
+
+class Agent:
+    """Answers of a guest agent, one for each command; the last goes on. What was asked is kept."""
+
+    def __init__(self, **answers: list[object]) -> None:
+        self._answers = {name.replace("_", "-"): list(values) for name, values in answers.items()}
+        self.asked: list[tuple[str, dict[str, object]]] = []
+        self.links: list[bool] = []
+
+    def ask_agent(self, domain: str, command: str, arguments: dict[str, object]) -> object:
+        self.asked.append((command, dict(arguments)))
+        answers = self._answers.get(command, [{}])
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def set_link(self, domain: str, up: bool) -> None:
+        self.links.append(up)
+
+
+DONE: object = {"exited": True, "exitcode": 0}
+
+
+def christen(host: Agent, script: str = "exit 0\n", cancelled: Callable[[], bool] = lambda: False) -> None:
+    clock = FakeClock()
+    clock.hurry = 0.5
+    agent = GuestAgent(host, "web-1")  # type: ignore[arg-type]
+    Christening(host, "web-1", agent, clock).perform(script, Patience(clock.monotonic() + 60, cancelled))  # type: ignore[arg-type]
+
+
+def test_the_script_goes_by_standard_input_and_the_link_comes_up_after_it() -> None:
+    host = Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}, DONE])
+    christen(host, "secret\n")
+    (started,) = [arguments for command, arguments in host.asked if command == "guest-exec"]
+    assert started["path"] == "/bin/sh"
+    assert "arg" not in started
+    assert base64.b64decode(str(started["input-data"])) == b"secret\n"
+    assert host.links == [True]
+
+
+def test_an_agent_that_comes_late_is_waited_for() -> None:
+    absent = AgentAbsent("not yet")
+    host = Agent(guest_ping=[absent, absent, {}], guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
+    christen(host)
+    assert host.links == [True]
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        (Agent(guest_ping=[AgentAbsent("there is none")]), "there is none"),
+        (Agent(guest_exec=[GuestError("it is forbidden")]), "it is forbidden"),
+        (Agent(guest_exec=[{"pid": "3"}]), "not understood"),
+        (
+            Agent(
+                guest_exec=[{"pid": 3}],
+                guest_exec_status=[
+                    {"exited": True, "exitcode": 1, "err-data": base64.b64encode(b"no \x1b[1mcard\n").decode()}
+                ],
+            ),
+            "status 1: no",
+        ),
+        (
+            Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": True, "exitcode": 2, "err-data": "%"}]),
+            "status 2",
+        ),
+        (Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}]), "not done in time"),
+    ],
+)
+def test_without_a_script_that_ended_well_there_is_no_link(host: Agent, words: str) -> None:
+    with pytest.raises(GuestError, match=words) as failed:
+        christen(host)
+    assert "\x1b" not in failed.value.message
+    assert host.links == []
+
+
+def test_work_that_is_no_longer_wanted_ends() -> None:
+    host = Agent(guest_ping=[AgentAbsent("not yet")])
+    with pytest.raises(Interrupted):
+        christen(host, cancelled=lambda: True)
+
+
+class Patient(FakeClock):
+    """Whoever rests, rests as long as it wanted to."""
+
+    def rest(self, seconds: float = 0.0) -> None:
+        self.advance(seconds)
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.5, 14), (2.0, 34), (60.0, 80)])
+def test_a_guest_at_work_is_seldom_asked_and_soon_seen_to_be_done(seconds: float, most: int) -> None:
+    clock = Patient()
+    end = clock.monotonic() + seconds
+    asked: list[float] = []
+
+    class Host(Agent):
+        def ask_agent(self, domain: str, command: str, arguments: dict[str, object]) -> object:
+            if command != "guest-exec-status":
+                return {"pid": 3}
+            asked.append(clock.monotonic())
+            return DONE if clock.monotonic() >= end else {"exited": False}
+
+    patience = Patience(end + 60, lambda: False)
+    GuestAgent(Host(), "web-1").run_script("exit 0\n", clock, patience)  # type: ignore[arg-type]
+    assert len(asked) <= most
+    assert clock.monotonic() - end <= max(0.04, 0.08 * seconds)
+
+
+# ---- the effects ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A host with a golden image of the set's model; the member is to be created."""
+    made = make_bench(tmp_path)
+    source = make_member(made.wanted, "00009")
+    new, made.member = made.member, source
+    made.perform(EffectKind.CREATE)
+    made.host.agents_may_run = True
+    made.host.agents[made.domain] = {}
+    made.host.remove_seed(made.domain, 1)
+    made.perform(EffectKind.TAKE_GOLDEN)
+    made.member = new
+    return made
+
+
+def be_in(bench: Bench, phase: Phase) -> None:
+    bench.member = make_member(bench.wanted, phase=phase)
+
+
+def test_a_fork_is_told_who_it_is_and_marked(bench: Bench) -> None:
+    bench.perform(EffectKind.FORK)
+    assert not bench.host.machines[bench.domain].is_linked
+    be_in(bench, Phase.PROVISIONING)
+    bench.perform(EffectKind.PROVISION)
+    machine = bench.host.machines[bench.domain]
+    assert machine.is_linked
+    assert f"name={bench.member.name}\n" in machine.told
+    assert machine.tag is not None
+    assert machine.tag.forked
+    assert [kind for kind, _ in bench.told] == ["forked"]
+
+
+def test_forking_twice_is_one_fork(bench: Bench) -> None:
+    bench.perform(EffectKind.FORK)
+    first = bench.host.machines[bench.domain]
+    bench.perform(EffectKind.FORK)
+    assert bench.host.machines[bench.domain] is first
+
+
+def test_a_fork_without_an_agent_is_no_use(bench: Bench) -> None:
+    bench.perform(EffectKind.FORK)
+    del bench.host.agents[bench.domain]
+    bench.clock.hurry = 1.0
+    be_in(bench, Phase.PROVISIONING)
+    with pytest.raises(ForkFailed, match="no use as a fork"):
+        bench.perform(EffectKind.PROVISION)
+    assert not bench.host.machines[bench.domain].is_linked
+
+
+def test_none_is_taken_where_no_agent_may_run_commands(tmp_path: Path) -> None:
+    made = make_bench(tmp_path)
+    made.perform(EffectKind.CREATE)
+    made.host.agents[made.domain] = {}
+    with pytest.raises(GoldenUnusable, match="no guest agent of its may run commands"):
+        made.perform(EffectKind.TAKE_GOLDEN)
+    assert made.host.goldens == {}
+
+
+def test_without_a_golden_image_there_is_no_fork(tmp_path: Path) -> None:
+    made = make_bench(tmp_path)
+    with pytest.raises(GoldenUnusable):
+        made.perform(EffectKind.FORK)
+    assert domain_name(PREFIX, made.member.name) not in made.host.machines
+
+
+def test_a_golden_image_is_removed_by_its_host(bench: Bench) -> None:
+    host: FakeHypervisor = bench.host
+    bench.executor.remove_golden("local", bench.wanted.model)
+    assert host.goldens == {}

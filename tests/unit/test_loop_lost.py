@@ -1,0 +1,236 @@
+"""The loop when files are deleted and names taken behind its back, and when a guest restarts over and over."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.models.members import Phase, Role
+from orchestrator.models.naming import domain_name, image_volume, overlay_volume
+from orchestrator.models.sightings import Observed
+from orchestrator.models.steps import EffectKind, Resume
+from orchestrator.planner import Desired, plan
+from orchestrator.service import members as requests
+from tests.builders import PREFIX
+from tests.fakes import FakeHypervisor
+from tests.unit.loop import PATIENCE, Site, open_site
+
+STOPPED = {"state": "stopped", "max_ready": 2}
+PROBED: dict[str, Any] = {"readiness": [{"http": {"port": 80}, "interval": "1s", "failures": 3}]}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with open_site(tmp_path) as made:
+        yield made
+
+
+def domain(name: str) -> str:
+    return domain_name(PREFIX, name)
+
+
+def lose_disk(site: Site, name: str) -> None:
+    site.host.lose(overlay_volume(domain(name), site.member(name).incarnation))
+
+
+def lose_base(site: Site, name: str) -> None:
+    site.host.lose(image_volume(PREFIX, site.member(name).image_digest))
+
+
+def test_an_instance_whose_disk_was_deleted_is_made_anew_and_says_why(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    name = site.only().name
+    lose_disk(site, name)
+    site.host.kill(domain(name))
+    site.turn_until(lambda: site.only().incarnation == 2 and site.only().phase is Phase.IN_SERVICE)
+    (words,) = [words for words in site.events("creating") if "disk is gone" in words]
+    assert words.endswith("making a new one from the image")
+    assert site.only().failures == 2  # to start it did not help, and then to make it anew
+
+
+def turn_until_body_serves(site: Site, body: int) -> None:
+    site.turn_until(lambda: site.only().incarnation == body and site.only().phase is Phase.IN_SERVICE)
+
+
+def test_a_disk_that_is_deleted_again_and_again_is_followed_by_pauses(site: Site) -> None:
+    site.apply(instances=1, repair={"grace": "1h"})
+    site.settle()
+    name = site.only().name
+    for body in (1, 2):
+        turn_until_body_serves(site, body)
+        lose_disk(site, name)
+        site.host.kill(domain(name))
+        site.clock.advance(600)
+    site.turn_until(lambda: site.only().phase is Phase.FAILED, "it waits")
+    assert "disk is gone" in site.settle_stuck()
+
+
+def test_a_pool_member_whose_disk_was_deleted_is_passed_over_when_it_is_claimed(site: Site) -> None:
+    site.apply(instances=1, standby={"state": "stopped", "max_ready": 2})
+    site.settle()
+    (spare,) = site.pool()
+    lose_disk(site, spare.name)
+    site.scale(2)
+    site.settle()
+    assert spare.name not in site.names()
+    assert len(site.instances()) == 2
+    assert "is not claimed: " in site.events("claim_failed")[0]
+
+
+def test_a_base_disk_that_was_deleted_is_brought_again_and_the_machine_keeps_its_own(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    name = site.only().name
+    lose_base(site, name)
+    site.host.kill(domain(name))
+    site.settle_again()
+    assert (site.only().phase, site.only().incarnation) == (Phase.IN_SERVICE, 1)
+
+
+def test_where_the_whole_pool_is_gone_nothing_is_made_anew(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    name = site.only().name
+    lose_disk(site, name)
+    lose_base(site, name)
+    site.host.kill(domain(name))
+    assert "neither its disk nor its base is there" in site.settle_stuck()
+    assert (site.only().phase, site.only().incarnation) == (Phase.STARTING, 1)
+
+
+def test_a_machine_paused_by_a_full_disk_goes_on_when_there_is_room_and_is_not_repaired(site: Site) -> None:
+    site.apply(instances=1, repair={"grace": "0s"}, **PROBED)
+    site.settle()
+    name = site.only().name
+    site.host.fill_disk()
+    site.host.halted.add(domain(name))
+    site.balancer.down.add(name)
+    assert site.settle_stuck() == f"{name} is paused: host local cannot write its disk"
+    for _ in range(10):
+        tried = site.journal.count("resume_machine")
+        site.clock.advance(60)
+        site.turn_until(lambda tried=tried: site.journal.count("resume_machine") > tried)  # type: ignore[misc]
+    assert (site.phase(name), site.only().failures) == (Phase.IN_SERVICE, 0)
+    tried = site.journal.count("resume_machine")
+    site.controller.turn()
+    assert site.journal.count("resume_machine") == tried  # not at every look
+    site.host.free_disk()
+    site.clock.advance(3)
+    site.balancer.down.clear()
+    site.turn_until(lambda: not site.host.halted)
+    site.settle()
+    assert (site.only().incarnation, site.journal.count("shut_down_machine")) == (1, 0)
+
+
+class HypervisorWithAMachineThatHangs(FakeHypervisor):
+    """Its QEMU answers neither a resume nor a removal until it is let go on; the host itself answers."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.hanging = ""
+        self.released = threading.Event()
+
+    def resume_machine(self, domain: str) -> None:
+        self._hang(domain)
+        super().resume_machine(domain)
+
+    def destroy_machine(self, domain: str) -> None:
+        self._hang(domain)
+        super().destroy_machine(domain)
+
+    def _hang(self, domain: str) -> None:
+        if domain == self.hanging:
+            assert self.released.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("is_leak", [True, False], ids=["a leak", "a paused machine"])
+def test_a_machine_that_hangs_holds_up_no_other(tmp_path: Path, is_leak: bool) -> None:
+    with open_site(tmp_path, make_host=HypervisorWithAMachineThatHangs) as site:
+        assert isinstance(site.host, HypervisorWithAMachineThatHangs)
+        site.apply(instances=1)
+        site.settle()
+        hung = domain(site.only().name)
+        if is_leak:
+            made = site.host.machines[hung].blueprint
+            site.let_go("web-zzzzz")
+            hung = domain("web-zzzzz")
+            site.host.create_machine(replace(made, domain=hung, member="web-zzzzz"), None)
+        else:
+            site.host.fill_disk()
+            site.host.halted.add(hung)
+        site.host.hanging = hung
+        try:
+            site.controller.turn()
+            site.controller.turn()
+            site.host.free_disk()
+            site.scale(3)
+            site.turn_until(lambda: len(site.rotation()) == 3, "the others are made")
+            assert hung in site.host.machines
+        finally:
+            site.host.released.set()
+        site.turn_until(lambda: not site.host.halted and (hung in site.host.machines) is not is_leak)
+
+
+def test_what_is_switched_off_just_now_is_not_told_to_go_on(site: Site) -> None:
+    site.apply(instances=1)
+    site.settle()
+    member = site.only()
+    site.host.halted.add(domain(member.name))
+    observed = Observed({"local": site.host.observe()}, site.balancer.observe())
+    desired = Desired((site.wanted(),), (member,), PREFIX)
+
+    def resumed(busy: dict[str, EffectKind]) -> int:
+        return sum(isinstance(step, Resume) for step in plan(desired, observed, busy, site.clock.now()).steps)
+
+    assert resumed({}) == 1
+    assert [resumed({member.name: kind}) for kind in (EffectKind.SHUT_DOWN, EffectKind.HIBERNATE)] == [0, 0]
+    assert resumed({member.name: EffectKind.PROVISION}) == 1
+
+
+def test_a_member_whose_name_somebody_else_has_taken_can_be_removed(site: Site) -> None:
+    taken = domain("web-00001")
+    site.host.foreign.add(taken)
+    site.apply(instances=1)
+    assert "is not ours; it is left alone" in site.settle_stuck()
+    requests.remove(site.store, f"web/{site.only().name}")
+    site.settle()
+    assert site.members() == []
+    assert taken in site.host.foreign
+    assert "is not ours" in site.events("left_alone")[0]
+
+
+def reboot(site: Site, name: str, tries: int) -> None:
+    site.host.reboot(domain(name))
+    site.turn_until(lambda: site.member(name).failures == tries, f"try {tries}")
+
+
+def test_a_guest_that_restarts_over_and_over_is_held_back_longer_and_longer_and_given_up(site: Site) -> None:
+    site.apply(instances=2, repair={"grace": "10min"}, **PROBED)
+    site.settle()
+    name = site.instances()[0].name
+    for tries, pause in enumerate((0, 30, 60, 120), start=1):
+        reboot(site, name, tries)
+        if pause:
+            site.clock.advance(pause - 1)
+            for _ in range(3):
+                site.controller.turn()
+            assert (site.phase(name), name in site.rotation()) == (Phase.STARTING, False)
+            site.clock.advance(1)
+        # The guest may be being told so when it restarts again.
+        site.turn_until(lambda: site.phase(name) is Phase.IN_SERVICE, f"it serves after try {tries}")
+    reboot(site, name, 5)
+    site.clock.advance(3600)
+    words = f"gave up on {name} after 5 tries: the guest of {name} restarts over and over"
+    site.turn_until(lambda: site.wanted().stuck == words, "it is given up")
+    assert len(site.events("gave_up")) == 1
+    assert (site.phase(name), site.member(name).incarnation) == (Phase.STARTING, 1)
+    assert len(site.members(Role.INSTANCE)) == 2
+    site.apply(instances=2, repair={"grace": "10min"}, **PROBED)
+    site.settle()
+    assert site.phase(name) is Phase.IN_SERVICE
