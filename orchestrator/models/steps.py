@@ -85,6 +85,14 @@ class NoteHealth:
 
 
 @dataclass(frozen=True)
+class GiveUp:
+    """Record that nothing more is done about an instance until the operator says something."""
+
+    member: Member
+    reason: str
+
+
+@dataclass(frozen=True)
 class NoteRestart:
     """Record one more of the restarts that a member's setup performs."""
 
@@ -215,6 +223,7 @@ RecordStep = (
     | Advance
     | Repair
     | NoteHealth
+    | GiveUp
     | NoteRestart
     | Retire
     | Renew
@@ -224,7 +233,7 @@ RecordStep = (
     | NoteWait
     | ForgetSet
 )
-Note = Settle | NotePool | NoteRollout | NoteHealth | NoteWait
+Note = Settle | NotePool | NoteRollout | NoteHealth | GiveUp | NoteWait
 """What is only told: nothing would be done to the world."""
 Step = RecordStep | Effect | Interrupt | RemoveLeak | RemoveGolden | Resume | ConvergeBalancer
 
@@ -240,6 +249,7 @@ def set_of(step: Step) -> str:
             | Advance()
             | Repair()
             | NoteHealth()
+            | GiveUp()
             | NoteRestart()
             | Retire()
             | Renew()

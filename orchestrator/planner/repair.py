@@ -14,7 +14,7 @@ from orchestrator.lifecycle.table import OFF
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import Probe, ScaleSetSpec
-from orchestrator.models.steps import Advance, NoteHealth, Repair, Step
+from orchestrator.models.steps import Advance, GiveUp, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check, servers_of
 from orchestrator.planner.drives import FreeDrives, held_back
@@ -147,17 +147,28 @@ def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> N
 
 
 def _is_due(member: Member, earliest: float, at: Moment, made: Repairs, trouble: str) -> bool:
-    """False while it has to wait, or where it has been tried often enough."""
-    if member.failures >= MAX_TRIES:
-        made.waiting.append(gave_up(member, trouble))
-        return False
-    pause = pause_after(member.failures, at.limits) if member.failures else 0.0
+    """False while it has to wait, or where it has been tried often enough.
+
+    The last try, too, is given its grace before it is said to have failed.
+    """
+    is_tried_out = member.failures >= MAX_TRIES
+    pause = pause_after(member.failures, at.limits) if member.failures and not is_tried_out else 0.0
     due = max(earliest, member.phase_since + pause)
     if at.now < due:
-        made.waiting.append(f"{trouble}; it is given time before the next try")
+        what = "after its last try" if is_tried_out else "before the next try"
+        made.waiting.append(f"{trouble}; it is given time {what}")
         made.wakes.append(due)
         return False
-    return True
+    if is_tried_out:
+        _give_up(member, made, trouble)
+    return not is_tried_out
+
+
+def _give_up(member: Member, made: Repairs, trouble: str) -> None:
+    words = gave_up(member, trouble)
+    made.waiting.append(words)
+    if member.reason != words:
+        made.steps.append(GiveUp(member, words))
 
 
 def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> None:

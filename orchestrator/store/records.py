@@ -25,6 +25,7 @@ from orchestrator.models.steps import (
     Claim,
     EffectKind,
     ForgetSet,
+    GiveUp,
     NoteHealth,
     NotePool,
     NoteRestart,
@@ -89,8 +90,8 @@ class Recorder:
                     return self._retire(connection, step)
                 case Advance():
                     return self._advance(connection, step)
-                case NoteHealth():
-                    return self._note_health(connection, step)
+                case GiveUp():
+                    return self._give_up(connection, step)
                 case NotePool() | NoteRollout():
                     return self._note_condition(connection, step)
                 case NoteWait():
@@ -331,23 +332,20 @@ class Recorder:
             values["storage_since"] = member.incarnation + 1
         return values
 
-    def _note_health(self, connection: Connection, step: NoteHealth) -> bool:
-        member, is_unhealthy = step.member, step.unhealthy_since is not None
-        values: dict[str, Any] = {"unhealthy_since": step.unhealthy_since}
-        if step.is_well:
-            values["failures"] = 0
-        kind = "unhealthy" if is_unhealthy else "healthy"
-        done = self._change(connection, member, step.reason, kind, values)
-        if done and is_unhealthy:
-            self._note_end(connection, member, member.failures, step.reason)
-        return done
-
     def _note_end(self, connection: Connection, member: Member, failures: int, reason: str) -> None:
-        """Say once that an instance is given up (row D4)."""
+        """Of a try that failed: was it the last one (row D4)?"""
         if member.role is Role.INSTANCE and failures >= MAX_TRIES:
-            words = gave_up(replace(member, failures=failures), reason)
-            again = f"once the cause is mended: understudy reimage {member.set_name}/{member.name}"
-            self._note(connection, member.set_name, member.name, "gave_up", f"{words}\n{again}")
+            self._note_given_up(connection, member, gave_up(replace(member, failures=failures), reason))
+
+    def _give_up(self, connection: Connection, step: GiveUp) -> bool:
+        done = connection.execute(update(members).where(_as_planned(step.member)).values(reason=step.reason))
+        if done.rowcount:
+            self._note_given_up(connection, step.member, step.reason)
+        return bool(done.rowcount)
+
+    def _note_given_up(self, connection: Connection, member: Member, words: str) -> None:
+        again = f"once the cause is mended: understudy reimage {member.set_name}/{member.name}"
+        self._note(connection, member.set_name, member.name, "gave_up", f"{words}\n{again}")
 
     def _note_condition(self, connection: Connection, step: NotePool | NoteRollout) -> bool:
         values: dict[str, Any]
@@ -403,7 +401,7 @@ class Recorder:
         )
 
 
-def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
+def _plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
     """(kind of event, columns) of a step that changes one member and nothing else."""
     match step:
         case Claim():
@@ -411,6 +409,10 @@ def _plain_change(step: Claim | Repair | NoteRestart | Retire | Renew) -> tuple[
             return "claim_served", {"role": role, "phase": phase, "failures": step.failures, "told": None}
         case Repair():
             return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
+        case NoteHealth():
+            kind = "healthy" if step.unhealthy_since is None else "unhealthy"
+            over = {"failures": 0} if step.is_well else {}
+            return kind, {"unhealthy_since": step.unhealthy_since, **over}
         case NoteRestart():
             return "setup_restart", {"restarts": step.member.restarts + 1}
         case Retire():

@@ -128,13 +128,12 @@ def test_a_setup_that_always_fails_is_given_up_and_a_change_begins_anew(web: Ins
     assert bad != good
     web.write("api.yaml", bad)
     web.run("apply", str(web.root / "api.yaml"), expect=1)
-    wait_until(lambda: "gave up on api-" in web.run("events", "api"), 240, "it is given up")
+    # Of the instance, and then of what the set waits for.
+    wait_until(lambda: web.run("events", "api").count("gave up on") == 2, 240, "it is given up")
     status = web.status("api")
     assert (status["health"], status["members"][0]["failures"]) == ("degraded", 5)
     assert "gave up on api-" in status["reason"]
-    assert (
-        web.run("events", "api").count("gave up on") == 2
-    )  # once of the instance, once of what the set waits for
+    assert web.run("events", "api").count("gave up on") == 2
     web.write("api.yaml", good)
     web.run("apply", str(web.root / "api.yaml"))
     assert web.fetch(port=8081).startswith("api-")

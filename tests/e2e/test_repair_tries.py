@@ -115,6 +115,8 @@ def test_what_does_not_help_is_tried_after_grace_with_growing_pauses_and_given_u
     assert len(waited) == 5
     for number, seconds in enumerate(waited[1:]):
         assert seconds >= max(GRACE, PAUSE * 2**number)
+    # The last try is given its time, too.
+    assert end["at"] >= trio.events(trio.chronic, "in_service")[-1]["at"] + GRACE
     assert any("it is given time before the next try" in one["reason"] for one in trio.told.events)
 
     status = trio.on.status()

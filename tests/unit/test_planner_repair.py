@@ -9,7 +9,18 @@ import pytest
 
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.sightings import Observed, Power, Rotation
-from orchestrator.models.steps import Advance, Claim, NoteHealth, NoteRestart, Plan, Repair, Retire, Settle, Step
+from orchestrator.models.steps import (
+    Advance,
+    Claim,
+    GiveUp,
+    NoteHealth,
+    NoteRestart,
+    Plan,
+    Repair,
+    Retire,
+    Settle,
+    Step,
+)
 from orchestrator.planner import Limits, plan
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
@@ -135,9 +146,22 @@ def test_a_machine_that_dies_again_and_again_is_given_growing_pauses() -> None:
 @pytest.mark.parametrize("power", [Power.CRASHED, Power.RUNNING])
 def test_in_the_end_it_is_given_up_with_one_message(power: Power) -> None:
     wanted = web()
-    made = repairs(wanted, long_ill(wanted, failures=MAX_TRIES, phase_since=NOW - 10_000), power=power)
-    assert made.steps == []
-    assert "gave up on web-00001 after 5 tries: " in made.waiting[0]
+    ill = long_ill(wanted, failures=MAX_TRIES, phase_since=NOW - 10_000)
+    step = only(repairs(wanted, ill, power=power))
+    assert isinstance(step, GiveUp)
+    assert step.reason.startswith("gave up on web-00001 after 5 tries: ")
+    made = repairs(wanted, replace(ill, reason=step.reason), power=power)
+    assert (made.steps, made.waiting) == ([], [step.reason])
+
+
+def test_the_last_try_has_its_grace_too_before_it_is_given_up() -> None:
+    wanted = web()
+    grace = wanted.spec.repair.grace
+    ill = long_ill(wanted, failures=MAX_TRIES, phase_since=NOW)
+    made = repairs(wanted, ill, now=NOW + grace - 1)
+    assert (made.steps, made.wakes) == ([], [NOW + grace])
+    assert made.waiting[0].endswith("it is given time after its last try")
+    assert isinstance(only(repairs(wanted, ill, now=NOW + grace)), GiveUp)
 
 
 @pytest.mark.parametrize("power", [Power.CRASHED, Power.ABSENT, Power.RUNNING])

@@ -31,6 +31,7 @@ from orchestrator.models.steps import (
     Effect,
     EffectKind,
     ForgetSet,
+    GiveUp,
     Interrupt,
     NoteHealth,
     NotePool,
@@ -147,7 +148,7 @@ def record(world: World, step: RecordStep) -> World:
             return _change(world, step.member, reason=step.reason, **_changed(step))
 
 
-def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> dict[str, object]:
+def _changed(step: Claim | Repair | NoteHealth | GiveUp | NoteRestart | Retire | Renew) -> dict[str, object]:
     match step:
         case Claim():
             return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures, "told": None}
@@ -156,6 +157,8 @@ def _changed(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -
         case NoteHealth():
             failures = 0 if step.is_well else step.member.failures
             return {"unhealthy_since": step.unhealthy_since, "failures": failures}
+        case GiveUp():
+            return {}
         case NoteRestart():
             return {"restarts": step.member.restarts + 1}
         case Retire():
