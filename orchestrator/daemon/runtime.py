@@ -211,7 +211,8 @@ class Runtime:
 
     def controller(self) -> Controller:
         """A controller of this installation; it does nothing until it is run."""
-        from orchestrator.reconcile.controller import Controller, ControllerParts
+        from orchestrator.reconcile.controller import Controller
+        from orchestrator.reconcile.parts import ControllerParts
         from orchestrator.store.records import Recorder
 
         self.ledger.keep_images(self.store.list_images())

@@ -49,9 +49,11 @@ class Workers:
             return {name: work.effect.kind for name, work in self._works.items()}
 
     def try_start(
-        self, effect: Effect, run: Callable[[Work], None], done: Callable[[], None], term: int = 0
+        self, effect: Effect, run: Callable[[Work], bool], done: Callable[[bool], None], term: int = 0
     ) -> bool:
-        """False if the member is busy or its host has no place; it will be planned again."""
+        """False if the member is busy or its host has no place; it will be planned again.
+
+        `run` says whether it succeeded; `done` hears it when the member is free again. Both in another thread."""
         work = Work(effect, term)
         with self._lock:
             if effect.member.name in self._works or not self._has_place(effect):
@@ -91,13 +93,14 @@ class Workers:
         for pool in (self._heavy, self._light, self._tell):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, work: Work, run: Callable[[Work], None], done: Callable[[], None]) -> None:
+    def _run(self, work: Work, run: Callable[[Work], bool], done: Callable[[bool], None]) -> None:
+        succeeded = False
         try:
-            run(work)
+            succeeded = run(work)
         finally:
             with self._lock:
                 del self._works[work.effect.member.name]
-            done()
+            done(succeeded)
 
     def _has_place(self, effect: Effect) -> bool:
         lane = _lane_of(effect)

@@ -39,7 +39,8 @@ from orchestrator.drivers.haproxy import HaproxyBalancer
 from orchestrator.drivers.haproxy.runtime import RuntimeApi
 from orchestrator.drivers.libvirt import LibvirtConnection
 from orchestrator.models.members import Phase
-from orchestrator.reconcile.controller import Controller, ControllerParts
+from orchestrator.reconcile.controller import Controller
+from orchestrator.reconcile.parts import ControllerParts
 from orchestrator.service import declare, members
 from orchestrator.store.records import Recorder
 

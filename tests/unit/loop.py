@@ -20,8 +20,9 @@ from orchestrator.models.naming import domain_name
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.planner import Limits
-from orchestrator.reconcile.controller import Controller, ControllerParts
+from orchestrator.reconcile.controller import Controller
 from orchestrator.reconcile.lookout import LOOK_DEADLINE, Lookout
+from orchestrator.reconcile.parts import ControllerParts
 from orchestrator.service import declare
 from orchestrator.service.declare import Surroundings
 from orchestrator.store import Fence, Lease, Store, open_store

@@ -24,11 +24,14 @@ class Gate:
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     done: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    def run(self, work: Work) -> None:
-        self.begun.release()
-        assert self.opened.wait(SECONDS)
+    succeeded: list[bool] = field(default_factory=list)
 
-    def go(self) -> None:
+    def run(self, work: Work) -> bool:
+        self.begun.release()
+        return self.opened.wait(SECONDS)
+
+    def go(self, succeeded: bool) -> None:
+        self.succeeded.append(succeeded)
         self.done.release()
 
 
@@ -45,6 +48,10 @@ def effect(
     return Effect(kind, make_member(suffix=f"{number:05}", role=role, host=host), "a reason")
 
 
+def ignore(_succeeded: bool) -> None:
+    pass
+
+
 def start(workers: Workers, gate: Gate, *effects: Effect) -> list[bool]:
     return [workers.try_start(one, gate.run, gate.go) for one in effects]
 
@@ -55,19 +62,19 @@ def test_work_is_under_way_until_it_ends_and_then_the_loop_is_told(gate: Gate) -
     assert workers.busy() == {"web-00001": EffectKind.CREATE}
     gate.opened.set()
     assert gate.done.acquire(timeout=SECONDS)
-    assert workers.busy() == {}
+    assert (workers.busy(), gate.succeeded) == ({}, [True])
     workers.stop()
 
 
 def test_the_loop_is_told_of_work_that_raises(gate: Gate) -> None:
     workers = Workers(parallel=2, hosts=1)
 
-    def fail(_work: Work) -> None:
+    def fail(_work: Work) -> bool:
         raise ValueError("no")
 
     assert workers.try_start(effect(1), fail, gate.go)
     assert gate.done.acquire(timeout=SECONDS)
-    assert workers.busy() == {}
+    assert (workers.busy(), gate.succeeded) == ({}, [False])
     workers.stop()
 
 
@@ -136,15 +143,16 @@ def test_an_interrupt_reaches_the_work_of_that_member_only() -> None:
     stopped: list[str] = []
     both = threading.Barrier(3)
 
-    def run(work: Work) -> None:
+    def run(work: Work) -> bool:
         both.wait(SECONDS)
         both.wait(SECONDS)
         if work.cancelled.is_set():
             stopped.append(work.effect.member.name)
         both.wait(SECONDS)
+        return True
 
     for number in (1, 2):
-        workers.try_start(effect(number), run, lambda: None)
+        workers.try_start(effect(number), run, ignore)
     both.wait(SECONDS)
     workers.interrupt("web-00001")
     workers.interrupt("web-nobody")
@@ -158,11 +166,12 @@ def test_stopping_cancels_everything_and_waits_for_it() -> None:
     workers = Workers(parallel=2, hosts=1)
     ended: list[bool] = []
 
-    def run(work: Work) -> None:
+    def run(work: Work) -> bool:
         ended.append(work.cancelled.wait(SECONDS))
+        return True
 
     for number in (1, 2):
-        workers.try_start(effect(number), run, lambda: None)
+        workers.try_start(effect(number), run, ignore)
     workers.stop()
     assert ended == [True, True]
 
@@ -181,7 +190,12 @@ def test_machines_that_do_not_hear_hold_back_no_claim(gate: Gate) -> None:
     deaf = [effect(number, EffectKind.SHUT_DOWN) for number in range(40)]
     assert all(start(workers, gate, *deaf))
     begun = threading.Event()
-    assert workers.try_start(effect(99, EffectKind.START), lambda work: begun.set(), lambda: None)
+
+    def run(_work: Work) -> bool:
+        begun.set()
+        return True
+
+    assert workers.try_start(effect(99, EffectKind.START), run, ignore)
     assert begun.wait(SECONDS)
     gate.opened.set()
     workers.stop()
@@ -191,9 +205,9 @@ def test_the_taking_of_a_golden_image_is_waited_for_at_the_end_and_can_be_interr
     workers = Workers(parallel=2, hosts=1)
     works: list[Work] = []
 
-    def run(work: Work) -> None:
+    def run(work: Work) -> bool:
         works.append(work)
-        gate.run(work)
+        return gate.run(work)
 
     for one in (effect(1, EffectKind.TAKE_GOLDEN), effect(2)):
         assert workers.try_start(one, run, gate.go)
