@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from orchestrator.apply.addressing import Addressing
-from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.beside import beside
 from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.disks import machine_disks, mount_disks
 from orchestrator.apply.guest_clock import GuestClock, has_slept, may_be_asked_before
 from orchestrator.apply.identity import FORK_SECONDS, Christening
+from orchestrator.apply.machines import Machines, hardware_of
 from orchestrator.apply.setup import SetupWatch
 from orchestrator.apply.step_events import StepReport, Tell, tell_nobody
 from orchestrator.apply.telling import PhaseTeller
+from orchestrator.apply.world import Cancelled, Errand, Installation, World
 from orchestrator.config.resources import template
-from orchestrator.config.secrets import read_administrator_password, read_secrets, redaction_of
+from orchestrator.config.secrets import read_secrets, redaction_of
 from orchestrator.config.uploads import upload_archive
 from orchestrator.errors import (
     BaseLost,
@@ -34,66 +33,21 @@ from orchestrator.errors import (
     UnderstudyError,
 )
 from orchestrator.lifecycle.telling import can_be_told, has_done_with_seed, has_to_enter
-from orchestrator.models.machine import Blueprint, Hardware
 from orchestrator.models.members import Image, Member, Phase, Role, ScaleSet
-from orchestrator.models.naming import domain_name, local_volume, machine_uuid, reachable_port
+from orchestrator.models.naming import domain_name, local_volume, reachable_port
 from orchestrator.models.ownership import TagState, tag_for
-from orchestrator.models.redaction import NOTHING, Redaction
 from orchestrator.models.setup_result import plain
-from orchestrator.models.spec import SSH_PORT, Probe, ScaleSetSpec
+from orchestrator.models.spec import Probe
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.models.storage import ExtraDisk
-from orchestrator.ports.clock import Clock, Identities
-from orchestrator.ports.guest import Guest, GuestAddress, GuestShell, Patience
-from orchestrator.ports.hypervisor import Hypervisor
-from orchestrator.ports.seed import SeedWriter
+from orchestrator.ports.guest import GuestShell, Patience
 from orchestrator.render.identity import render_identity, render_source, without_comments
-from orchestrator.render.seed import SEED_LABEL, GuestIdentity, render_seed
-from orchestrator.render.unattend import UNATTEND_LABEL, render_unattend
+from orchestrator.render.seed import render_seed
 
 log = logging.getLogger("understudy.executor")
 _AGENT_SECONDS = 10.0  # after a guest is ready, in which its agent may come
 _SYNC_SECONDS = 30.0  # that a guest may take to write what it has not written yet
 _CONSOLE_BYTES = 16 * 1024  # as much as may be written between two looks at it
-
-
-@dataclass(frozen=True)
-class Installation:
-    """What is the same for every machine. Seconds: `shutdown_timeout`, and `agent_grace`, which a guest agent has
-    to appear once SSH answers."""
-
-    name: str
-    prefix: str
-    operator_key: str
-    images: Path
-    uploads: Path
-    secrets: Path
-    addressing: Addressing
-    shutdown_timeout: float = 60.0
-    agent_grace: float = 1.5
-
-
-@dataclass(frozen=True)
-class World:
-    """The ports an effect may use."""
-
-    hosts: Mapping[str, Hypervisor]
-    guest: Guest
-    seeds: SeedWriter
-    identities: Identities
-    clock: Clock
-
-
-Cancelled = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Errand:
-    """Whether an effect is still wanted, and who hears how it goes."""
-
-    cancelled: Cancelled
-    tell: Tell
-    redaction: Redaction = NOTHING
 
 
 class Executor:
@@ -102,6 +56,7 @@ class Executor:
     def __init__(self, installation: Installation, world: World) -> None:
         self._installation = installation
         self._world = world
+        self.machines = Machines(installation, world)
         self._effects: dict[EffectKind, Callable[[Member, ScaleSet, Errand], None]] = {
             EffectKind.CREATE: self._create,
             EffectKind.FORK: self._fork,
@@ -140,18 +95,18 @@ class Executor:
         self._await_probe(member, probe, patience)
 
     def remove_leak(self, host: str, domain: str) -> None:
-        self._host(host).destroy_machine(domain)
+        self.machines.host(host).destroy_machine(domain)
         member = domain.removeprefix(domain_name(self._installation.prefix, ""))
-        self._host(host).disks.remove_local_storage(member)
+        self.machines.host(host).disks.remove_local_storage(member)
 
     def remove_golden(self, host: str, model: str) -> None:
-        self._host(host).remove_golden(model)
+        self.machines.host(host).remove_golden(model)
 
     def is_fork(self, member: Member) -> bool:
-        return self._host(member.host).is_fork(domain_name(self._installation.prefix, member.name))
+        return self.machines.host_of(member).is_fork(self.machines.domain(member))
 
     def resume(self, host: str, domain: str) -> None:
-        self._host(host).resume_machine(domain)
+        self.machines.host(host).resume_machine(domain)
 
     def console_tail(self, member: Member, wanted: ScaleSet) -> str:
         """The end of the machine's serial console log, for the reason of a failure, without secrets of its set."""
@@ -162,23 +117,23 @@ class Executor:
 
     def _create(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._ensure_image(wanted.image, member)
-        blueprint = self._blueprint(member, wanted)
-        self._host(member.host).create_machine(blueprint, self._seed(member, wanted))
+        blueprint = self.machines.blueprint(member, wanted)
+        self.machines.host_of(member).create_machine(blueprint, self.machines.seed(member, wanted))
         self._forget_storage(member)
 
     def _forget_storage(self, member: Member) -> None:
         if member.incarnation > 1:  # what an earlier body had and this one does not
             kept = local_volume(self._installation.prefix, member.name, member.storage_since)
-            self._host(member.host).disks.remove_local_storage(member.name, kept)
+            self.machines.host_of(member).disks.remove_local_storage(member.name, kept)
 
     def _fork(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._ensure_image(wanted.image, member)
-        self._host(member.host).fork_machine(self._blueprint(member, wanted))
+        self.machines.host_of(member).fork_machine(self.machines.blueprint(member, wanted))
         self._forget_storage(member)
 
     def _take_golden(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        domain = domain_name(self._installation.prefix, member.name)
-        agent = self._agent(member)
+        domain = self.machines.domain(member)
+        agent = self.machines.agent(member)
         clock = self._world.clock
         if not agent.can_run():
             is_new = clock.now() < member.phase_since + _AGENT_SECONDS and not agent.is_there()
@@ -189,7 +144,7 @@ class Executor:
         with suppress(GuestError):
             script = render_source(self._installation.addressing.guest_network(member))
             agent.run(script, clock, Patience(clock.monotonic() + _SYNC_SECONDS, errand.cancelled))
-        host = self._host(member.host)
+        host = self.machines.host_of(member)
         host.take_golden(domain, member.incarnation, member.model, errand.cancelled)
 
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
@@ -205,14 +160,16 @@ class Executor:
         began = self._world.clock.monotonic()
         seconds = min(FORK_SECONDS, wanted.spec.setup.timeout)
         patience = Patience(began + seconds, errand.cancelled)
-        domain = domain_name(self._installation.prefix, member.name)
-        clock, identity = self._world.clock, self._identity(member)
+        domain = self.machines.domain(member)
+        clock, identity = self._world.clock, self.machines.identity(member)
         try:
             files = render_seed(wanted.spec, identity, read_secrets(wanted.spec, self._installation.secrets))
             entropy = self._world.identities.entropy()
             program = without_comments(template("identity.sh"))
             script = render_identity(program, identity, files, clock.now(), entropy)
-            Christening(self._host(member.host), domain, self._agent(member), clock).perform(script, patience)
+            Christening(self.machines.host_of(member), domain, self.machines.agent(member), clock).perform(
+                script, patience
+            )
             words = (
                 f"{member.name} goes on from a golden image: told who it is in {clock.monotonic() - began:.1f} s"
             )
@@ -237,9 +194,9 @@ class Executor:
         readiness."""
         if not has_done_with_seed(wanted.spec):
             return
-        domain = domain_name(self._installation.prefix, member.name)
+        domain = self.machines.domain(member)
         try:
-            self._host(member.host).remove_seed(domain, member.incarnation)
+            self.machines.host_of(member).remove_seed(domain, member.incarnation)
         except HostUnreachable:
             raise
         except HostError as error:  # no reason to throw away a machine that serves
@@ -249,9 +206,9 @@ class Executor:
     def _set_up(self, member: Member, wanted: ScaleSet, patience: Patience, errand: Errand) -> None:
         watch = SetupWatch(
             self._world.guest,
-            self._agent(member),
+            self.machines.agent(member),
             self._setup_console(member, wanted),
-            self.guest_address(member),
+            self.machines.guest_address(member),
             self._world.clock,
             self._installation.agent_grace,
         )
@@ -269,17 +226,17 @@ class Executor:
     def _setup_console(self, member: Member, wanted: ScaleSet) -> SetupConsole:
         # Where setup restarts the guest, it would still show the result of the boot before.
         is_heard = not wanted.spec.setup.restarts
-        domain, host = domain_name(self._installation.prefix, member.name), self._host(member.host)
+        domain, host = self.machines.domain(member), self.machines.host_of(member)
 
         def read() -> str:
             # It changes nothing, and is asked too often to ask the store each time whose the lease is.
             return host.console_tail(domain, member.incarnation, _CONSOLE_BYTES) if is_heard else ""
 
-        return SetupConsole(read, self._uuid(member))
+        return SetupConsole(read, self.machines.uuid(member))
 
     def _console(self, member: Member, size: int) -> str:
-        domain = domain_name(self._installation.prefix, member.name)
-        return self._host(member.host).console_tail(domain, member.incarnation, size)
+        domain = self.machines.domain(member)
+        return self.machines.host_of(member).console_tail(domain, member.incarnation, size)
 
     def _run_steps(
         self, shell: GuestShell, member: Member, wanted: ScaleSet, manner: tuple[Patience, Errand]
@@ -298,24 +255,24 @@ class Executor:
 
     def _start(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         self._attach_drives(member, wanted)
-        domain = domain_name(self._installation.prefix, member.name)
+        domain = self.machines.domain(member)
         try:
-            self._host(member.host).start_machine(domain)
+            self.machines.host_of(member).start_machine(domain)
         except BaseLost as error:
             log.warning("%s; bringing it again", error.message)
             self._ensure_image(replace(wanted.image, digest=member.image_digest), member)
-            self._host(member.host).start_machine(domain)
+            self.machines.host_of(member).start_machine(domain)
 
     def _ensure_image(self, image: Image, member: Member) -> None:
-        self._host(member.host).ensure_image(image, self._installation.images / f"{image.digest}.qcow2")
+        self.machines.host_of(member).ensure_image(image, self._installation.images / f"{image.digest}.qcow2")
 
     def _attach_drives(self, member: Member, wanted: ScaleSet) -> bool:
         """False if the machine has to be started again for them."""
         if not member.drives:
             return True
-        domain = domain_name(self._installation.prefix, member.name)
+        domain = self.machines.domain(member)
         drives = self._drives(member, wanted)
-        return self._host(member.host).disks.attach(domain, drives, hardware_of(wanted.spec))
+        return self.machines.host_of(member).disks.attach(domain, drives, hardware_of(wanted.spec))
 
     def _drives(self, member: Member, wanted: ScaleSet) -> list[ExtraDisk]:
         """Without local storage: that has been the machine's, and mounted by its guest, from the start."""
@@ -339,7 +296,7 @@ class Executor:
         image = wanted.image.ref if wanted.image.digest == member.image_digest else ""
         tag = tag_for(member, self._installation.name, image, state)
         try:
-            self._host(member.host).mark_machine(domain_name(self._installation.prefix, member.name), tag)
+            self.machines.host_of(member).mark_machine(self.machines.domain(member), tag)
         except HostUnreachable:
             raise
         except HostError as error:
@@ -349,7 +306,11 @@ class Executor:
         if member.phase is Phase.STARTING:
             self._prepare(member, wanted, self._patience(wanted, errand.cancelled))
         teller = PhaseTeller(
-            self._world.guest, self._agent(member), self.guest_address(member), self._world.clock, errand.tell
+            self._world.guest,
+            self.machines.agent(member),
+            self.machines.guest_address(member),
+            self._world.clock,
+            errand.tell,
         )
         try:
             teller.perform(member, wanted, errand.cancelled)
@@ -380,23 +341,25 @@ class Executor:
         drives = self._drives(member, wanted)
         if not drives:
             return
-        shell = self._world.guest.open_shell(self.guest_address(member), patience)
+        shell = self._world.guest.open_shell(self.machines.guest_address(member), patience)
         try:
             mount_disks(shell, drives, wanted.spec, patience)
         finally:
             shell.close()
 
     def _guest_clock(self, member: Member) -> GuestClock:
-        return GuestClock(self._world.guest, self._agent(member), self.guest_address(member), self._world.clock)
+        return GuestClock(
+            self._world.guest, self.machines.agent(member), self.machines.guest_address(member), self._world.clock
+        )
 
     def _hibernate(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
-        self._host(member.host).hibernate_machine(domain_name(self._installation.prefix, member.name))
+        self.machines.host_of(member).hibernate_machine(self.machines.domain(member))
 
     def _shut_down(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         if member.phase is Phase.STOPPED:
             self._mark(member, wanted, TagState.STOPPED)
-        domain, deadline = domain_name(self._installation.prefix, member.name), self._installation.shutdown_timeout
-        clean = self._host(member.host).shut_down_machine(domain, deadline, errand.cancelled)
+        domain, deadline = self.machines.domain(member), self._installation.shutdown_timeout
+        clean = self.machines.host_of(member).shut_down_machine(domain, deadline, errand.cancelled)
         if not clean and member.phase is Phase.PARKING:
             raise GuestError(f"{member.name} did not shut down by itself within {deadline:.0f} s")
 
@@ -406,16 +369,16 @@ class Executor:
             errand.tell(member, "left_alone", words)
             return
         try:
-            self._host(member.host).destroy_machine(domain_name(self._installation.prefix, member.name))
+            self.machines.host_of(member).destroy_machine(self.machines.domain(member))
         except Conflict as error:  # what was ours is gone, and somebody else has the name now
             errand.tell(member, "left_alone", error.message)
         if member.phase is Phase.DELETING:
-            self._host(member.host).disks.remove_local_storage(member.name)
+            self.machines.host_of(member).disks.remove_local_storage(member.name)
 
     # ---- parts -------------------------------------------------------------------------------------------
 
     def _await_services(self, member: Member, wanted: ScaleSet, patience: Patience) -> None:
-        where = self.guest_address(member)
+        where = self.machines.guest_address(member)
         if wanted.spec.setup.answer_file == "cloud-init" and any(probe.tcp for probe in wanted.spec.readiness):
             # In user mode QEMU accepts connections for a guest that does not run yet: a silent service and no
             # service look alike until the guest is seen to answer.
@@ -425,83 +388,7 @@ class Executor:
 
     def _await_probe(self, member: Member, probe: Probe, patience: Patience) -> None:
         port = reachable_port(member.address, probe.port) if probe.port is not None else 0
-        self._world.guest.await_answer(probe, self.guest_address(member), port, patience)
-
-    def guest_address(self, member: Member) -> GuestAddress:
-        """Where the member's SSH is, and the key it must show."""
-        port = reachable_port(member.address, SSH_PORT)
-        return GuestAddress(
-            member.name, member.address, port, lambda: self._world.identities.host_key(self._uuid(member))[1]
-        )
-
-    def _blueprint(self, member: Member, wanted: ScaleSet) -> Blueprint:
-        spec = wanted.spec
-        return Blueprint(
-            domain=domain_name(self._installation.prefix, member.name),
-            uuid=self._uuid(member),
-            member=member.name,
-            set_name=member.set_name,
-            installation=self._installation.name,
-            incarnation=member.incarnation,
-            model=member.model,
-            vcpus=spec.machine.vcpus,
-            memory=spec.machine.memory,
-            disk=spec.machine.disk,
-            image=wanted.image,
-            nic=self._installation.addressing.nic(member, spec),
-            hardware=hardware_of(spec),
-            disks=machine_disks(self._installation.prefix, member, spec),
-            role=member.role,
-            created_at=member.created_at,
-        )
-
-    def _seed(self, member: Member, wanted: ScaleSet) -> bytes | None:
-        windows = wanted.spec.setup.windows
-        if windows is not None:
-            password = read_administrator_password(wanted.spec, self._installation.secrets)
-            return self._world.seeds.write(UNATTEND_LABEL, render_unattend(windows, member.name, password))
-        if wanted.spec.setup.answer_file == "none":
-            return None
-        secrets = read_secrets(wanted.spec, self._installation.secrets)
-        return self._world.seeds.write(SEED_LABEL, render_seed(wanted.spec, self._identity(member), secrets))
-
-    def _identity(self, member: Member) -> GuestIdentity:
-        private, public = self._world.identities.host_key(self._uuid(member))
-        return GuestIdentity(
-            instance_id=self._uuid(member),
-            name=member.name,
-            address=member.address,
-            host_key_private=private,
-            host_key_public=public,
-            operator_key=self._installation.operator_key,
-            network=self._installation.addressing.guest_network(member),
-        )
-
-    def _agent(self, member: Member) -> GuestAgent:
-        return GuestAgent(self._host(member.host), domain_name(self._installation.prefix, member.name))
-
-    def _uuid(self, member: Member) -> str:
-        return machine_uuid(self._installation.name, member.name, member.incarnation)
+        self._world.guest.await_answer(probe, self.machines.guest_address(member), port, patience)
 
     def _patience(self, wanted: ScaleSet, cancelled: Cancelled) -> Patience:
         return Patience(self._world.clock.monotonic() + wanted.spec.setup.timeout, cancelled)
-
-    def _host(self, name: str) -> Hypervisor:
-        """Looked up for each call, so that a controller that lost its lease in between gets none."""
-        try:
-            return self._world.hosts[name]
-        except KeyError:
-            raise HostError(
-                f"host {name!r} is not configured any more",
-                "add it to config.toml again",
-            ) from None
-
-
-def hardware_of(spec: ScaleSetSpec) -> Hardware:
-    """What the guests of a set must have drivers for."""
-    return Hardware(
-        firmware=spec.machine.firmware,
-        disk_bus=spec.machine.disk_bus,
-        nic=spec.machine.nic,
-        is_windows=spec.setup.answer_file == "unattend",
-    )

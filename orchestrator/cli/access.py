@@ -45,7 +45,7 @@ def ssh(target: TargetArgument, command: CommandArgument = None) -> None:
                 f"{answer_file!r}",
                 f"see its console: understudy console {target}",
             )
-        where = runtime.executor.guest_address(member)
+        where = runtime.executor.machines.guest_address(member)
         key = runtime.paths.operator_key
         with scratch(runtime.paths.work, "ssh-") as directory:
             known = directory / "known_hosts"

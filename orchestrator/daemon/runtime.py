@@ -185,8 +185,9 @@ class Runtime:
 
     @cached_property
     def executor(self) -> Executor:
-        from orchestrator.apply.executor import Executor, Installation, World
+        from orchestrator.apply.executor import Executor
         from orchestrator.apply.fenced import FencedHosts
+        from orchestrator.apply.world import Installation, World
         from orchestrator.drivers.guest import NetworkGuest
         from orchestrator.drivers.seed_iso import IsoSeedWriter
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.apply.addressing import user_addressing
-from orchestrator.apply.executor import Executor, Installation
-from orchestrator.apply.executor import World as Ports
+from orchestrator.apply.executor import Executor
 from orchestrator.apply.fenced import FencedHosts
+from orchestrator.apply.world import Installation
+from orchestrator.apply.world import World as Ports
 from orchestrator.config.ledger import Ledger
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.naming import domain_name

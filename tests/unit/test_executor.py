@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator.apply.addressing import user_addressing
-from orchestrator.apply.executor import Executor, Installation, World
+from orchestrator.apply.executor import Executor
+from orchestrator.apply.world import Installation, World
 from orchestrator.config.secrets import keep_secrets
 from orchestrator.config.uploads import pack_uploads
 from orchestrator.errors import (
@@ -321,8 +322,8 @@ def test_work_that_is_no_longer_wanted_is_interrupted(folder: Path, kind: Effect
 
 
 def test_the_machine_is_reached_where_its_address_says_with_its_own_key(bench: Bench) -> None:
-    one = bench.executor.guest_address(bench.member)
-    again = bench.executor.guest_address(replace(bench.member, incarnation=2))
+    one = bench.executor.machines.guest_address(bench.member)
+    again = bench.executor.machines.guest_address(replace(bench.member, incarnation=2))
     assert (one.address, one.ssh_port) == (bench.member.address, 20022)
     assert one.host_key != again.host_key
 

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.apply.addressing import user_addressing
-from orchestrator.apply.executor import hardware_of
+from orchestrator.apply.machines import hardware_of
 from orchestrator.config.resources import template
 from orchestrator.config.scaleset_file import load_scale_sets
 from orchestrator.config.settings import load_settings

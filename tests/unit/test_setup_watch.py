@@ -65,7 +65,7 @@ def case(tmp_path: Any) -> Case:
 
 
 def make_watch(bench: Bench, guest: Guest, agent: GuestAgent) -> SetupWatch:
-    where = bench.executor.guest_address(bench.member)
+    where = bench.executor.machines.guest_address(bench.member)
     console = partial(bench.executor.console_tail, bench.member, bench.wanted)
     return SetupWatch(guest, agent, SetupConsole(console, ID), where, bench.clock, grace=0.0)
 
