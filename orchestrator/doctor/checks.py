@@ -20,7 +20,7 @@ from orchestrator.doctor.finding import Finding
 from orchestrator.doctor.tpm import examine_authority
 from orchestrator.drivers.libvirt.accelerator import Accelerator
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
-from orchestrator.drivers.libvirt.host import read_memory
+from orchestrator.drivers.libvirt.host_memory import read_memory
 from orchestrator.drivers.libvirt.volumes import Volumes
 from orchestrator.errors import UnderstudyError
 

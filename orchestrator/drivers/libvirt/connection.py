@@ -47,6 +47,11 @@ class LibvirtConnection:
         self._watchers: list[Callable[[Any, str], None]] = []
         self._lost: list[Callable[[], None]] = []
 
+    @property
+    def is_privileged(self) -> bool:
+        """False for a user's own libvirtd."""
+        return "/session" not in self.uri
+
     def get(self) -> Any:
         """Raises HostUnreachable with the fix."""
         with self._lock:
