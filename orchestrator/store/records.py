@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
@@ -26,20 +26,17 @@ from orchestrator.models.steps import (
     EffectKind,
     ForgetSet,
     GiveUp,
-    NoteHealth,
     NotePool,
-    NoteRestart,
     NoteRollout,
     NoteWait,
     RecordStep,
-    Renew,
-    Repair,
     Retire,
     Settle,
 )
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
+from orchestrator.store.changes import as_planned, has_drives, plain_change, tries_after
 from orchestrator.store.departed import is_departed, remember_departed
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
 from orchestrator.store.fence import Fence
@@ -101,7 +98,7 @@ class Recorder:
                 case ForgetSet():
                     return self._forget_set(connection, step)
                 case _:
-                    kind, values = _plain_change(step)
+                    kind, values = plain_change(step)
                     return self._change(connection, step.member, step.reason, kind, values)
 
     def admit(self, steps: Sequence[Admit]) -> bool:
@@ -123,10 +120,10 @@ class Recorder:
         """Record what a finished effect made of its member."""
         following = AFTER_SUCCESS[member.phase, kind]
         with self._write() as connection:
-            if member.drives and _has_drives(member, kind):
+            if member.drives and has_drives(member, kind):
                 mark_made(connection, self._spec(connection, member.set_name), member)
             if following is None:
-                done = connection.execute(delete(members).where(_as_planned(member)))
+                done = connection.execute(delete(members).where(as_planned(member)))
                 if done.rowcount:
                     release_drives(connection, member.name)
                     remember_departed(connection, [member.name], self._store.now())
@@ -175,7 +172,7 @@ class Recorder:
     def _note_told(self, connection: Connection, member: Member, kind: str, words: str) -> bool:
         values: dict[str, Any] = {"told": guest_phase(member).value}
         values |= {"entered": True} if member.phase is Phase.STARTING else {}
-        done = connection.execute(update(members).where(_as_planned(member)).values(**values))
+        done = connection.execute(update(members).where(as_planned(member)).values(**values))
         if done.rowcount:
             self._note(connection, member.set_name, member.name, kind, words)
         return bool(done.rowcount)
@@ -201,7 +198,7 @@ class Recorder:
     def complained(self, member: Member, reason: str) -> None:
         """Record a failure that leaves the phase as it is; the same one twice is one event."""
         with self._write() as connection:
-            new = _as_planned(member) & (members.c.reason != reason)
+            new = as_planned(member) & (members.c.reason != reason)
             done = connection.execute(update(members).where(new).values(reason=reason))
             if done.rowcount:
                 self._note(connection, member.set_name, member.name, "trouble", reason)
@@ -242,7 +239,7 @@ class Recorder:
 
     def _claim(self, connection: Connection, step: Claim) -> bool:
         member = step.member
-        kind, values = _plain_change(step)
+        kind, values = plain_change(step)
         if not self._change(connection, member, step.reason, kind, values):
             return False
         holder = Holder(member.name, member.set_name, member.host)
@@ -250,7 +247,7 @@ class Recorder:
         return True
 
     def _retire(self, connection: Connection, step: Retire) -> bool:
-        kind, values = _plain_change(step)
+        kind, values = plain_change(step)
         done = self._change(connection, step.member, step.reason, kind, values)
         if done:
             pass_on_failures(connection, step.member.name, step.failures)
@@ -305,7 +302,7 @@ class Recorder:
             values["request"] = None
         if step.is_held:
             values["unhealthy_since"] = self._store.now()
-        values |= _tries_after(step)
+        values |= tries_after(step)
         done = self._change(connection, step.member, step.reason, step.phase.value, values)
         if done and (step.phase is Phase.FAILED or step.is_held):
             self._note_end(connection, step.member, step.member.failures + 1, step.reason)
@@ -338,7 +335,7 @@ class Recorder:
             self._note_given_up(connection, member, gave_up(replace(member, failures=failures), reason))
 
     def _give_up(self, connection: Connection, step: GiveUp) -> bool:
-        done = connection.execute(update(members).where(_as_planned(step.member)).values(reason=step.reason))
+        done = connection.execute(update(members).where(as_planned(step.member)).values(reason=step.reason))
         if done.rowcount:
             self._note_given_up(connection, step.member, step.reason)
         return bool(done.rowcount)
@@ -360,7 +357,7 @@ class Recorder:
 
     def _note_wait(self, connection: Connection, step: NoteWait) -> bool:
         """Of those who were begun meanwhile it is not true any more."""
-        waits = [update(members).where(_as_planned(one)).values(reason=step.why) for one in step.members]
+        waits = [update(members).where(as_planned(one)).values(reason=step.why) for one in step.members]
         done = sum(connection.execute(change).rowcount for change in waits)
         if done:
             self._note(connection, step.set_name, "", "waits", step.reason)
@@ -390,7 +387,7 @@ class Recorder:
     ) -> bool:
         if "phase" in values:
             values = {"phase_since": self._store.now(), "unhealthy_since": None, **values}
-        done = connection.execute(update(members).where(_as_planned(member)).values(reason=reason, **values))
+        done = connection.execute(update(members).where(as_planned(member)).values(reason=reason, **values))
         if done.rowcount:
             self._note(connection, member.set_name, member.name, kind, reason)
         return bool(done.rowcount)
@@ -399,47 +396,3 @@ class Recorder:
         connection.execute(
             insert(events).values(at=self._store.now(), set_name=set_name, member=member, kind=kind, reason=reason)
         )
-
-
-def _plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
-    """(kind of event, columns) of a step that changes one member and nothing else."""
-    match step:
-        case Claim():
-            role, phase = Role.INSTANCE.value, step.phase.value
-            return "claim_served", {"role": role, "phase": phase, "failures": step.failures, "told": None}
-        case Repair():
-            return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
-        case NoteHealth():
-            kind = "healthy" if step.unhealthy_since is None else "unhealthy"
-            over = {"failures": 0} if step.is_well else {}
-            return kind, {"unhealthy_since": step.unhealthy_since, **over}
-        case NoteRestart():
-            return "setup_restart", {"restarts": step.member.restarts + 1}
-        case Retire():
-            return "retired", {"request": Request.REMOVE.value}
-        case Renew():
-            return "renewed", {"request": Request.REIMAGE.value}
-
-
-def _tries_after(step: Advance) -> dict[str, Any]:
-    """What an advance makes of the tries that did not help."""
-    if step.phase is Phase.STANDBY:
-        return {"failures": 0}
-    is_try = step.phase is Phase.FAILED or step.is_repair
-    return {"failures": step.member.failures + 1} if is_try else {}
-
-
-def _has_drives(member: Member, kind: EffectKind) -> bool:
-    """After such an effect the machine has the drives of its member. What is told later finds what is there."""
-    tells_at_start = kind is EffectKind.TELL and member.phase is Phase.STARTING
-    return tells_at_start or kind in (EffectKind.CREATE, EffectKind.FORK, EffectKind.AWAIT)
-
-
-def _as_planned(member: Member) -> ColumnElement[bool]:
-    request = members.c.request.is_(None) if member.request is None else members.c.request == member.request.value
-    return (
-        (members.c.name == member.name)
-        & (members.c.phase == member.phase.value)
-        & (members.c.incarnation == member.incarnation)
-        & request
-    )
