@@ -1,4 +1,4 @@
-"""image build|add|list|show|remove."""
+"""image build|add|list|show|remove|prune."""
 
 from __future__ import annotations
 

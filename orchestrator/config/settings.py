@@ -59,7 +59,8 @@ class NetworkSettings(_Part):
 
 
 class LimitSettings(_Part):
-    """`parallel`: works under way at once per host. `memory_ratio`: committed to physical memory.
+    """`parallel`: works under way at once per host, in each of two lanes. `memory_ratio`: committed to physical
+    memory.
 
     `repair_patience`: how long services are silent before an instance is repaired, at least. `golden_free`: share
     of a storage pool's file system that stays free when a golden image is taken.

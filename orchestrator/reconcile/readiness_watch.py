@@ -27,7 +27,8 @@ Ask = Callable[[Member, Probe, float, Callable[[], bool]], None]
 
 @dataclass
 class _Watched:
-    """`model_probes` is what is asked; `due` (monotonic seconds) when next; `is_silent` what was found last."""
+    """`body`: which body, and the probes that are asked of it; `due` (monotonic seconds) when next; `is_silent`:
+    what was found last."""
 
     body: tuple[int, tuple[Probe, ...]]
     due: float
