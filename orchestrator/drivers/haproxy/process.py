@@ -130,7 +130,7 @@ class HaproxyBalancer:
         for key, (_, server) in _servers_of(config).items():
             seen = present.get(key)
             if seen is not None and seen.state is not server.state and addresses.get(key) == _where(server):
-                self._runtime.set_state(*key, server.state)
+                self._runtime.set_state(key, seen.state, server.state)
         return True
 
     def _render(self, config: BalancerConfig) -> str:
@@ -160,11 +160,11 @@ class HaproxyBalancer:
             if seen is None or addresses.get(key) != _where(server):
                 self._runtime.add(front, server)
             elif seen.state is not server.state:
-                self._runtime.set_state(*key, server.state)
+                self._runtime.set_state(key, seen.state, server.state)
 
     def _load(self, text: str, running: bool) -> None:
         previous = self._current()
-        self._state_file.write_text(self._runtime.failing() if running else _NO_STATES, encoding="utf-8")
+        self._state_file.write_text(self._runtime.health() if running else _NO_STATES, encoding="utf-8")
         # Until the new process answers the file says that it is not in force: whoever comes after a crash in
         # between must not take the old process for one that does what is written here.
         self._put_in_place(text + _LOADING)

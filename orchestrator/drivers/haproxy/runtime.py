@@ -20,6 +20,7 @@ _TIMEOUT = 5.0
 _MAINT = 0x01 | 0x02 | 0x20
 _BEGAN_IN_MAINT = 0x04
 _DRAIN = 0x08 | 0x10
+_DOWN, _UP = "0", "2"  # srv_op_state there
 _DELETE_SECONDS = 1.0
 
 
@@ -58,26 +59,31 @@ class RuntimeApi:
             )
         return found, addresses
 
-    def failing(self) -> str:
-        """The servers that are down though they should serve, as a file of server states."""
+    def health(self) -> str:
+        """Which of the servers that should serve are up and which are down, as a file of server states."""
         lines = [line.split(" ") for line in self.ask("show servers state").splitlines()]
-        kept = (_as_failing(fields) if len(fields) > 7 and fields[0].isdigit() else fields for fields in lines)
+        kept = (_as_judged(fields) if len(fields) > 7 and fields[0].isdigit() else fields for fields in lines)
         return "".join(f"{' '.join(fields)}\n" for fields in kept if fields)
 
     def add(self, front: Frontend, server: Server) -> None:
         name = f"{front.name}/{server.member}"
         self.ask(f"add server {name} {server.address}:{server.port} {check_options(front.check)}")
         self.ask(f"enable health {name}")
-        self.set_state(front.name, server.member, server.state)
+        self.set_state((front.name, server.member), Rotation.MAINT, server.state)
 
-    def set_state(self, backend: str, server: str, state: Rotation) -> None:
-        name = f"{backend}/{server}"
+    def set_state(self, key: tuple[str, str], before: Rotation, state: Rotation) -> None:
+        """`key`: (backend, server)."""
+        name = "/".join(key)
         if state is Rotation.READY:
             # A server that was loaded as drained has weight 0 from the file; one whose adding a crash cut short
             # is not checked.
             self.ask(f"set weight {name} 1")
             self.ask(f"enable health {name}")
         self.ask(f"set server {name} state {state.value}")
+        if (before, state) == (Rotation.MAINT, Rotation.READY):
+            # It leaves maintenance one failed check from being down, whatever `fall` says. Who put it into
+            # rotation has just been answered: it is as good as any other.
+            self.ask(f"set server {name} health up")
 
     def remove(self, backend: str, server: str) -> None:
         """Sessions left on it are cut: whoever wanted them served has drained it before."""
@@ -114,8 +120,9 @@ class RuntimeApi:
         return [pick(line.split(",", max(places) + 1)) for line in lines[1:]]
 
 
-def _as_failing(fields: list[str]) -> list[str]:
-    """A line of `show servers state` as a new process is to read it. Empty unless the server is down
-    (srv_op_state), and nobody asked for that (srv_admin_state)."""
-    is_failing = fields[5] == "0" and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
-    return [*fields[:6], "0", *fields[7:]] if is_failing else []
+def _as_judged(fields: list[str]) -> list[str]:
+    """A line of `show servers state` as a new process is to read it, which else takes every server for one failed
+    check from being down. Empty if it is neither up nor down (srv_op_state), or was asked out of rotation
+    (srv_admin_state)."""
+    is_judged = fields[5] in (_DOWN, _UP) and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
+    return [*fields[:6], "0", *fields[7:]] if is_judged else []
