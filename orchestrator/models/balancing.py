@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json import dumps
 from typing import Literal
 
@@ -22,12 +22,17 @@ class HealthCheck:
 
 @dataclass(frozen=True)
 class Server:
-    """One machine behind a frontend, at an address the balancer can reach."""
+    """One machine behind a frontend, at an address the balancer can reach.
+
+    `is_proven`: its readiness probes passed a moment ago. It only matters when the server enters rotation, and is
+    no part of what the configuration is.
+    """
 
     member: str
     address: str
     port: int
     state: Rotation
+    is_proven: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,13 @@ class BalancerConfig:
 
     def digest(self) -> str:
         """12 hex digits; the configuration file carries them, so that file and wish can be compared."""
-        return hashlib.sha256(dumps(self, default=vars, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(dumps(self, default=_compared, sort_keys=True).encode()).hexdigest()[:12]
 
     def server_states(self) -> dict[tuple[str, str], Rotation]:
         """(backend, member) -> state, as `BalancerSighting.servers` is keyed."""
         return {(front.name, server.member): server.state for front in self.frontends for server in front.servers}
+
+
+def _compared(value: object) -> dict[str, object]:
+    """What makes two of them equal."""
+    return {name: one for name, one in vars(value).items() if name != "is_proven"}

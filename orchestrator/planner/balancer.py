@@ -34,7 +34,8 @@ def _frontend(
         state = rotation_of(member, wanted, sighting_of(member, *world).power)
         if state is not None:
             port = reachable_port(member.address, endpoint.port)
-            servers.append(Server(member.name, member.address, port, state))
+            is_proven = member.phase is Phase.READY
+            servers.append(Server(member.name, member.address, port, state, is_proven))
     return Frontend(
         name=backend_name(wanted.name, endpoint.name),
         protocol=endpoint.protocol,

@@ -328,6 +328,51 @@ def test_who_is_down_stays_down_in_a_new_process(
     wait_until(lambda: "web-2" in {get(front) for _ in range(4)}, 5, "it is up again")
 
 
+def test_a_server_that_nobody_has_asked_is_taken_out_for_its_first_answer(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+) -> None:
+    """Its machine was started by somebody else, and may boot still."""
+    front = replace(front, check=HealthCheck("/", 200, 2.0, 3))
+    balancer.converge(BalancerConfig((with_state(front, "web-2", Rotation.MAINT),)))
+    backends["web-2"].status, backends["web-2"].asked = 503, 0
+    balancer.converge(BalancerConfig((front,)))
+    wait_until(lambda: backends["web-2"].asked >= 2, 10, "its first answer is known, and it is asked again")
+    assert not balancer.observe().servers["web.http", "web-2"].is_up
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_server_that_moves_with_its_check_is_asked_where_it_is_now(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], status: int
+) -> None:
+    """A new process takes the port of a server from the states of the old one, if it finds it there."""
+    moved_to = backends["web-1"].port
+    alone = replace(front, servers=front.servers[1:])
+    balancer.converge(BalancerConfig((alone,)))
+    backends["web-2"].status = status
+    is_up = status == 200
+    wait_until(lambda: balancer.observe().servers["web.http", "web-2"].is_up is is_up, 5, "it is judged")
+    (server,) = alone.servers
+    config = BalancerConfig(
+        (replace(alone, check=HealthCheck("/other", 200, 0.2, 2), servers=(replace(server, port=moved_to),)),)
+    )
+    balancer.converge(config)
+    assert balancer.observe().digest == config.digest()
+    assert {get(front) for _ in range(4)} == {"web-1"}
+
+
+def test_a_server_at_another_address_than_the_file_says_is_a_difference(
+    balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
+) -> None:
+    config = BalancerConfig((front,))
+    balancer.converge(config)
+    port = backends["web-2"].port
+    balancer._runtime.ask(f"set server web.http/web-1 addr 127.0.0.1 port {port}")
+    assert balancer.observe().digest != config.digest()
+    balancer.converge(config)
+    assert balancer.observe().digest == config.digest()
+    assert {get(front) for _ in range(6)} == {"web-1", "web-2"}
+
+
 def test_a_dead_server_leaves_rotation_by_itself(
     balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend]
 ) -> None:
@@ -338,7 +383,7 @@ def test_a_dead_server_leaves_rotation_by_itself(
     backends["web-1"] = Backend("web-1")
 
 
-@pytest.mark.parametrize("change", ["new server", "out of maintenance", "new process"])
+@pytest.mark.parametrize("change", ["new server", "out of maintenance", "new process", "start"])
 def test_a_server_is_not_taken_out_for_one_answer_just_after_a_change(
     balancer: HaproxyBalancer, front: Frontend, backends: dict[str, Backend], change: str
 ) -> None:
@@ -348,10 +393,12 @@ def test_a_server_is_not_taken_out_for_one_answer_just_after_a_change(
         "new server": (replace(front, servers=front.servers[:1]),),
         "out of maintenance": (with_state(front, "web-2", Rotation.MAINT),),
         "new process": (front, replace(front, name="web.other", listen=18081)),
+        "start": (),
     }
     balancer.converge(BalancerConfig(before[change]))
     backends["web-2"].status, backends["web-2"].asked = 503, 0
-    balancer.converge(BalancerConfig((front,)))
+    proven = tuple(replace(one, is_proven=True) for one in front.servers)
+    balancer.converge(BalancerConfig((replace(front, servers=proven),)))
     wait_until(lambda: backends["web-2"].asked >= 2, 10, "its first answer is known, and it is asked again")
     assert balancer.observe().servers["web.http", "web-2"].is_up
     wait_until(lambda: not balancer.observe().servers["web.http", "web-2"].is_up, 5, "it is seen down")

@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from orchestrator.drivers.haproxy.runtime import RuntimeApi
+from orchestrator.drivers.haproxy.runtime import RuntimeApi, servers_in
 from orchestrator.drivers.haproxy.superseded import Superseded, find_processes, stop_processes
 from orchestrator.errors import BalancerError
 from orchestrator.models.balancing import BalancerConfig, Frontend, Server
@@ -58,10 +58,11 @@ class HaproxyBalancer:
         if not self._socket.exists():
             return BalancerSighting(running=False)
         try:
-            servers = self._with_superseded(*self._runtime.look())
+            servers, addresses = self._runtime.look()
         except BalancerError:
             return BalancerSighting(running=False)
-        return BalancerSighting(True, self._digest(servers), servers)
+        digest = self._digest(servers, addresses)
+        return BalancerSighting(True, digest, self._with_superseded(servers, addresses))
 
     def _with_superseded(
         self, servers: dict[tuple[str, str], ServerSighting], addresses: dict[tuple[str, str], str]
@@ -75,14 +76,14 @@ class HaproxyBalancer:
             for key, seen in servers.items()
         }
 
-    def _digest(self, running: dict[tuple[str, str], ServerSighting]) -> str:
+    def _digest(
+        self, running: dict[tuple[str, str], ServerSighting], addresses: dict[tuple[str, str], str]
+    ) -> str:
         """Of the file in force; empty if the process does not do what the file says."""
         text = self._current()
         match = _DIGEST.search(text) if _LOADING not in text else None
         written = _servers_in(text)
-        same = {key: state for key, (_, state) in written.items()} == {
-            key: seen.state for key, seen in running.items()
-        }
+        same = written == {key: (addresses[key], seen.state) for key, seen in running.items()}
         return match[1] if match and same else ""
 
     def _current(self) -> str:
@@ -117,7 +118,7 @@ class HaproxyBalancer:
             self._write_candidate(text)
         if not running:
             self._check_ports(config)
-        self._load(text, running)
+        self._load(text, config, running)
 
     def _set_states(self, config: BalancerConfig) -> bool:
         """Of servers that are there, before anything else: clients wait for these. False if nothing runs."""
@@ -130,7 +131,7 @@ class HaproxyBalancer:
         for key, (_, server) in _servers_of(config).items():
             seen = present.get(key)
             if seen is not None and seen.state is not server.state and addresses.get(key) == _where(server):
-                self._runtime.set_state(key, seen.state, server.state)
+                self._runtime.set_state(key[0], server, seen.state)
         return True
 
     def _render(self, config: BalancerConfig) -> str:
@@ -160,11 +161,14 @@ class HaproxyBalancer:
             if seen is None or addresses.get(key) != _where(server):
                 self._runtime.add(front, server)
             elif seen.state is not server.state:
-                self._runtime.set_state(key, seen.state, server.state)
+                self._runtime.set_state(key[0], server, seen.state)
 
-    def _load(self, text: str, running: bool) -> None:
+    def _load(self, text: str, config: BalancerConfig, running: bool) -> None:
         previous = self._current()
-        self._state_file.write_text(self._runtime.health() if running else _NO_STATES, encoding="utf-8")
+        wanted = {key: server for key, (_, server) in _servers_of(config).items()}
+        places = {key: _where(server) for key, server in wanted.items()}
+        states = self._runtime.failing(places) if running else _NO_STATES
+        self._state_file.write_text(states, encoding="utf-8")
         # Until the new process answers the file says that it is not in force: whoever comes after a crash in
         # between must not take the old process for one that does what is written here.
         self._put_in_place(text + _LOADING)
@@ -183,6 +187,8 @@ class HaproxyBalancer:
         self._await_socket(old)
         if old:
             self._superseded.add(old)
+        serving = (key for key, server in wanted.items() if server.state is Rotation.READY)
+        self._runtime.trust(key for key in serving if key not in servers_in(states))
         self._put_in_place(text)
 
     def _put_in_place(self, text: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 
@@ -20,7 +21,8 @@ _TIMEOUT = 5.0
 _MAINT = 0x01 | 0x02 | 0x20
 _BEGAN_IN_MAINT = 0x04
 _DRAIN = 0x08 | 0x10
-_DOWN, _UP = "0", "2"  # srv_op_state there
+_DOWN = "0"  # srv_op_state there
+_PORT = 18  # where srv_port is in a line
 _DELETE_SECONDS = 1.0
 
 
@@ -59,31 +61,36 @@ class RuntimeApi:
             )
         return found, addresses
 
-    def health(self) -> str:
-        """Which of the servers that should serve are up and which are down, as a file of server states."""
+    def failing(self, wanted: Mapping[tuple[str, str], str]) -> str:
+        """The servers that are down though they should serve, as a file of server states. Only those that stay at
+        the `address:port` they have: a new process takes the port from here, whatever its own file says."""
         lines = [line.split(" ") for line in self.ask("show servers state").splitlines()]
-        kept = (_as_judged(fields) if len(fields) > 7 and fields[0].isdigit() else fields for fields in lines)
+        kept = (_as_failing(line, wanted) if len(line) > _PORT and line[0].isdigit() else line for line in lines)
         return "".join(f"{' '.join(fields)}\n" for fields in kept if fields)
+
+    def trust(self, keys: Iterable[tuple[str, str]]) -> None:
+        """These servers are down after as many failed checks as their `fall` says. HAProxy takes one that leaves
+        maintenance, or is new, for one failed check from being down."""
+        for backend, server in keys:
+            self.ask(f"set server {backend}/{server} health up")
 
     def add(self, front: Frontend, server: Server) -> None:
         name = f"{front.name}/{server.member}"
         self.ask(f"add server {name} {server.address}:{server.port} {check_options(front.check)}")
         self.ask(f"enable health {name}")
-        self.set_state((front.name, server.member), Rotation.MAINT, server.state)
+        self.set_state(front.name, server, Rotation.MAINT)
 
-    def set_state(self, key: tuple[str, str], before: Rotation, state: Rotation) -> None:
-        """`key`: (backend, server)."""
-        name = "/".join(key)
-        if state is Rotation.READY:
+    def set_state(self, backend: str, server: Server, before: Rotation) -> None:
+        """To that of the server, which was in state `before`."""
+        name = f"{backend}/{server.member}"
+        if server.state is Rotation.READY:
             # A server that was loaded as drained has weight 0 from the file; one whose adding a crash cut short
             # is not checked.
             self.ask(f"set weight {name} 1")
             self.ask(f"enable health {name}")
-        self.ask(f"set server {name} state {state.value}")
-        if (before, state) == (Rotation.MAINT, Rotation.READY):
-            # It leaves maintenance one failed check from being down, whatever `fall` says. Who put it into
-            # rotation has just been answered: it is as good as any other.
-            self.ask(f"set server {name} health up")
+        self.ask(f"set server {name} state {server.state.value}")
+        if server.is_proven and (before, server.state) == (Rotation.MAINT, Rotation.READY):
+            self.trust([(backend, server.member)])
 
     def remove(self, backend: str, server: str) -> None:
         """Sessions left on it are cut: whoever wanted them served has drained it before."""
@@ -98,7 +105,7 @@ class RuntimeApi:
         found = {}
         for line in text.splitlines():
             fields = line.split()
-            if len(fields) < 8 or line.startswith(("#", "1\n")) or not fields[0].isdigit():
+            if len(fields) < 8 or line.startswith("#") or not fields[0].isdigit():
                 continue
             admin, weight = int(fields[6]), int(fields[7])
             state = Rotation.READY
@@ -120,9 +127,16 @@ class RuntimeApi:
         return [pick(line.split(",", max(places) + 1)) for line in lines[1:]]
 
 
-def _as_judged(fields: list[str]) -> list[str]:
-    """A line of `show servers state` as a new process is to read it, which else takes every server for one failed
-    check from being down. Empty if it is neither up nor down (srv_op_state), or was asked out of rotation
-    (srv_admin_state)."""
-    is_judged = fields[5] in (_DOWN, _UP) and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
-    return [*fields[:6], "0", *fields[7:]] if is_judged else []
+def _as_failing(fields: list[str], wanted: Mapping[tuple[str, str], str]) -> list[str]:
+    """A line of `show servers state` as a new process is to read it. Empty unless the server is down
+    (srv_op_state), nobody asked for that (srv_admin_state), and its address stays. Its admin state is said to be
+    0, so that what the new file says of maintenance counts."""
+    is_failing = fields[5] == _DOWN and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
+    stays = wanted.get((fields[1], fields[3])) == f"{fields[4]}:{fields[_PORT]}"
+    return [*fields[:6], "0", *fields[7:]] if is_failing and stays else []
+
+
+def servers_in(states: str) -> set[tuple[str, str]]:
+    """(backend, server) of each line of a file of server states."""
+    lines = [line.split(" ") for line in states.splitlines()]
+    return {(fields[1], fields[3]) for fields in lines if len(fields) > _PORT and fields[0].isdigit()}
