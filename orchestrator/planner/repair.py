@@ -86,7 +86,7 @@ def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Re
     if action == "none":
         made.waiting.append(f"{trouble}, and repair is off")
         return
-    if not _is_due(member, member.phase_since, at, made, trouble):
+    if not _may_try(member, member.phase_since, at, made, trouble):
         return
     if power is Power.ABSENT or (power is Power.CRASHED and action != "restart"):
         reason = f"{trouble}; making a new one from the image"
@@ -117,7 +117,7 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     if spec.repair.action == "none":
         made.waiting.append(f"{trouble}, and repair is off")
         return 0
-    if not _is_due(member, member.phase_since + spec.repair.grace, at, made, trouble):
+    if not _may_try(member, member.phase_since + spec.repair.grace, at, made, trouble):
         return 0
     if room <= 0:
         _wait_for_room(member, since, made, trouble)
@@ -146,11 +146,9 @@ def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> N
         made.wakes.append(well_at)
 
 
-def _is_due(member: Member, earliest: float, at: Moment, made: Repairs, trouble: str) -> bool:
-    """False while it has to wait, or where it has been tried often enough.
-
-    The last try, too, is given its grace before it is said to have failed.
-    """
+def _may_try(member: Member, earliest: float, at: Moment, made: Repairs, trouble: str) -> bool:
+    """False while it has to wait, or where it is given up: it has been tried often enough, and `earliest` was
+    waited for after the last try, too."""
     is_tried_out = member.failures >= MAX_TRIES
     pause = pause_after(member.failures, at.limits) if member.failures and not is_tried_out else 0.0
     due = max(earliest, member.phase_since + pause)
@@ -165,10 +163,10 @@ def _is_due(member: Member, earliest: float, at: Moment, made: Repairs, trouble:
 
 
 def _give_up(member: Member, made: Repairs, trouble: str) -> None:
-    words = gave_up(member, trouble)
-    made.waiting.append(words)
-    if member.reason != words:
-        made.steps.append(GiveUp(member, words))
+    """Said once, whatever else happens to the machine."""
+    made.waiting.append(gave_up(member, trouble))
+    if not member.reason.startswith(gave_up(member, "")):
+        made.steps.append(GiveUp(member, gave_up(member, trouble)))
 
 
 def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> None:

@@ -89,7 +89,7 @@ class Effects:
         try:
             fence.check()
             self._parts.executor.perform(effect, wanted, is_cancelled, self._tell)
-            self.failures.end(effect.member.name)
+            self.failures.forget(effect.member.name)
             self._record_success(effect)
             return True
         except Interrupted as stop:

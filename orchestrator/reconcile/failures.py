@@ -39,7 +39,7 @@ class Failures:
         self._workers = workers
         self._in_a_row: dict[str, tuple[int, str]] = {}  # member -> how often, and why
 
-    def end(self, member: str) -> None:
+    def forget(self, member: str) -> None:
         """Something succeeded with it."""
         self._in_a_row.pop(member, None)
 

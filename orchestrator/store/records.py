@@ -149,7 +149,7 @@ class Recorder:
         with self._write() as connection:
             done = self._change(connection, member, reason, "failed", values)
             if done:
-                self._note_end(connection, member, member.failures + 1, reason)
+                self._note_if_last_try(connection, member, member.failures + 1, reason)
             return done
 
     def could_not_tell(self, member: Member, kind: str, reason: str) -> bool:
@@ -305,7 +305,7 @@ class Recorder:
         values |= tries_after(step)
         done = self._change(connection, step.member, step.reason, step.phase.value, values)
         if done and (step.phase is Phase.FAILED or step.is_held):
-            self._note_end(connection, step.member, step.member.failures + 1, step.reason)
+            self._note_if_last_try(connection, step.member, step.member.failures + 1, step.reason)
         if done and step.new_body and step.member.role is Role.INSTANCE:
             member = step.member
             self._hold_drives(connection, Holder(member.name, member.set_name, member.host))
@@ -329,13 +329,15 @@ class Recorder:
             values["storage_since"] = member.incarnation + 1
         return values
 
-    def _note_end(self, connection: Connection, member: Member, failures: int, reason: str) -> None:
-        """Of a try that failed: was it the last one (row D4)?"""
+    def _note_if_last_try(self, connection: Connection, member: Member, failures: int, reason: str) -> None:
+        """After a try that failed: say that the instance is given up, if it was the last one (row D4)."""
         if member.role is Role.INSTANCE and failures >= MAX_TRIES:
             self._note_given_up(connection, member, gave_up(replace(member, failures=failures), reason))
 
     def _give_up(self, connection: Connection, step: GiveUp) -> bool:
-        done = connection.execute(update(members).where(as_planned(step.member)).values(reason=step.reason))
+        # Between plan and record the operator may have spoken, which only the count of tries tells.
+        still = as_planned(step.member) & (members.c.failures == step.member.failures)
+        done = connection.execute(update(members).where(still).values(reason=step.reason))
         if done.rowcount:
             self._note_given_up(connection, step.member, step.reason)
         return bool(done.rowcount)

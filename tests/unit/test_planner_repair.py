@@ -150,8 +150,11 @@ def test_in_the_end_it_is_given_up_with_one_message(power: Power) -> None:
     step = only(repairs(wanted, ill, power=power))
     assert isinstance(step, GiveUp)
     assert step.reason.startswith("gave up on web-00001 after 5 tries: ")
-    made = repairs(wanted, replace(ill, reason=step.reason), power=power)
+    given_up = replace(ill, reason=step.reason)
+    made = repairs(wanted, given_up, power=power)
     assert (made.steps, made.waiting) == ([], [step.reason])
+    for later in (Power.STOPPED, Power.ABSENT, Power.RUNNING):  # whatever else becomes of it
+        assert repairs(wanted, given_up, power=later).steps == []
 
 
 def test_the_last_try_has_its_grace_too_before_it_is_given_up() -> None:

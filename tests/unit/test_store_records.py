@@ -31,6 +31,7 @@ from orchestrator.models.steps import (
     Effect,
     EffectKind,
     ForgetSet,
+    GiveUp,
     NoteHealth,
     NoteRollout,
     NoteWait,
@@ -562,6 +563,20 @@ def test_giving_up_is_said_once_and_with_the_way_out(storage: Storage) -> None:
     (said,) = [event.reason for event in storage.store.list_events("web") if event.kind == "gave_up"]
     assert said.splitlines()[0] == "gave up on web-00001 after 5 tries: no net"
     assert "understudy reimage web/web-00001" in said
+
+
+def test_nobody_is_given_up_once_the_operator_has_spoken(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING, Phase.READY, Phase.IN_SERVICE)
+    for _ in range(5):
+        storage.recorder.perform(Repair(storage.member(member.name), Request.RESTART, "restarting it"))
+        storage.put(storage.member(member.name), Phase.STARTING, Phase.IN_SERVICE)
+    planned = GiveUp(storage.member(member.name), "gave up")
+    assert planned.member.failures == 5
+    storage.store.touch_set("web")
+    assert not storage.recorder.perform(planned)
+    assert "gave_up" not in {event.kind for event in storage.store.list_events("web")}
+    assert storage.recorder.perform(replace(planned, member=storage.member(member.name)))
 
 
 def test_the_operators_word_counts_for_who_was_given_up(storage: Storage) -> None:

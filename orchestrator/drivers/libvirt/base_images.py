@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from orchestrator.drivers.libvirt.volumes import Volumes
@@ -28,11 +28,11 @@ class BaseImages:
             if self._volumes.find(f"{name}.verified") is None or not self._volumes.is_there(name):
                 self._upload(name, image, file)
 
-    def remove(self, digest: str, others_files: Container[str]) -> None:
-        """Nothing that is among `others_files`. Raises HostError."""
+    def remove(self, digest: str, others_files: Callable[[], Container[str]]) -> None:
+        """Nothing that is among `others_files`. Raises HostError, libvirtError."""
         name = image_volume(self._prefix, digest)
         volume = self._volumes.find(name)
-        if volume is not None and volume.path() in others_files:
+        if volume is not None and volume.path() in others_files():
             return
         self._volumes.remove(f"{name}.verified")
         self._volumes.remove(name)

@@ -146,7 +146,7 @@ class LibvirtHost:
 
     def remove_image(self, digest: str) -> None:
         with translated(f"cannot remove image {digest[:12]} on {self._connection.uri}"):
-            self._images.remove(digest, self._others_files())
+            self._images.remove(digest, self._others_files)
 
     # ---- machines ----------------------------------------------------------------------------------------
 
@@ -279,8 +279,12 @@ class LibvirtHost:
     def start_machine(self, domain: str) -> None:
         with translated(f"cannot start {domain!r} on {self._connection.uri}"):
             found = self._get_ours(domain)
-            owner = check_owner(found, self._identity.installation)
-            self._resumes.start(found, lambda: check_disks(found, owner.incarnation, self.volumes))
+
+            def explain() -> None:
+                body = check_owner(found, self._identity.installation).incarnation
+                check_disks(found, body, self.volumes)
+
+            self._resumes.start(found, explain)
 
     def resume_machine(self, domain: str) -> None:
         with translated(f"cannot let {domain!r} on {self._connection.uri} go on"):

@@ -22,13 +22,14 @@ class Resumes:
     def __init__(self) -> None:
         self._failed: Counter[str] = Counter()
 
-    def start(self, domain: Any, check: Callable[[], None]) -> None:
-        """`check` is called when it could not be started, and may raise what explains it. Raises libvirtError."""
+    def start(self, domain: Any, explain: Callable[[], None]) -> None:
+        """`explain` is called when it could not be started, and may raise what explains it. Raises
+        libvirtError."""
         name = domain.name()
         try:
             unless_active(domain, domain.create)
         except libvirt.libvirtError as error:
-            check()
+            explain()
             if not domain.hasManagedSaveImage():
                 raise
             self._failed[name] += 1

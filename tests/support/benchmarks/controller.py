@@ -15,7 +15,7 @@ from tests.support.benchmarks.running_machines import running_machines
 FEW, MANY = 1_000, 10_000
 ROUNDS = 100
 _IDLE_SECONDS = 30.0
-# As `drivers.libvirt.host` asks.
+# As `drivers.libvirt.machine_view` asks.
 _SAVED = libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE
 _STATE, _NOWAIT = libvirt.VIR_DOMAIN_STATS_STATE, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
