@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from orchestrator.models.machine import Blueprint
-from tests.support.benchmarks.growth import declare, grow, site_set, virsh
+from tests.support.benchmarks.growth import declare, grow, serving_commands, site_set, virsh
 from tests.support.benchmarks.row import Row
 from tests.support.fork_lab import MODEL, LibvirtLab, describe_machine, libvirt_lab
 from tests.support.guest_images import guest_image
@@ -19,21 +19,20 @@ MANY = 50
 
 
 def forks(image: str = "micro", rounds: int = ROUNDS) -> list[Row]:
-    """A cold creation, of which a golden image is taken; then growth without a pool, one and four at a time."""
+    """A cold creation, of which a golden image is taken; then growth without a pool, one and four at a time, by a
+    process that is the controller and by one beside it."""
     with installation() as made:
         made.run("image", "add", image, str(guest_image(image)))
         declare(made, site_set(made, 1, image=image).replace("instances: 1", "instances: 0"))
         cold = grow(made, 1).seconds
         assert made.json("image", "list", "--golden"), "no golden image was taken"
-        single = []
-        for _ in range(rounds):
-            single.append(grow(made, 2).seconds)
-            made.run("scale", "web", "1")
-        four = grow(made, 1 + AT_ONCE).seconds
-        check_forks(made, AT_ONCE)
+        alone = grow_by_forks(made, rounds)
+        made.run("scale", "web", "1")
+        with serving_commands(made):
+            beside = grow_by_forks(made, rounds)
         disk = [written(path) for path in (made.root / "volumes").glob("*.1.qcow2") if not is_frozen(path)]
         kept = sum(written(path) for path in (made.root / "volumes").glob("*-golden-*"))
-    one, size = statistics.median(single), written(guest_image(image))
+    size = written(guest_image(image))
 
     def bound(percent: float) -> float | None:
         """A boot of a few seconds, and a disk of a few megabytes, leave little to save."""
@@ -41,14 +40,31 @@ def forks(image: str = "micro", rounds: int = ROUNDS) -> list[Row]:
 
     return [
         Row(f"cold creation of {image}, scale until it answers", cold, "s"),
-        Row(f"fork of {image}, the same with an empty pool", one, "s"),
-        Row(f"fork of {image} : its cold creation", 100 * one / cold, "%", bound(5.0)),
-        Row(f"{AT_ONCE} forks of {image} at once, until all answer", four, "s"),
-        Row(f"{AT_ONCE} forks of {image} : one cold creation", 100 * four / cold, "%", bound(12.0)),
+        *(
+            row
+            for way, (one, four) in (("process without a controller", alone), ("process beside one", beside))
+            for row in (
+                Row(f"fork of {image} with an empty pool, {way}", one, "s"),
+                Row(f"fork of {image}, {way} : its cold creation", 100 * one / cold, "%", bound(5.0)),
+                Row(f"{AT_ONCE} forks of {image} at once, {way}", four, "s"),
+                Row(f"{AT_ONCE} forks of {image}, {way} : one cold creation", 100 * four / cold, "%", bound(12.0)),
+            )
+        ),
         Row(f"disk of a fork of {image} that serves, median", statistics.median(disk) / 1e6, "MB"),
         Row(f"disk of a fork of {image} : its image", 100 * statistics.median(disk) / size, "%", bound(2.0)),
         Row(f"disk of the golden image of {image}", kept / 1e6, "MB"),
     ]
+
+
+def grow_by_forks(made: Installation, rounds: int) -> tuple[float, float]:
+    """Seconds until one more answers (median), and until four more do, which stay."""
+    single = []
+    for _ in range(rounds):
+        single.append(grow(made, 2).seconds)
+        made.run("scale", "web", "1")
+    four = grow(made, 1 + AT_ONCE).seconds
+    check_forks(made, AT_ONCE)
+    return statistics.median(single), four
 
 
 def forks_debian() -> list[Row]:
