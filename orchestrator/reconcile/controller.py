@@ -161,7 +161,7 @@ class Controller:
         claimed = {step.member.name for step in steps if isinstance(step, Claim)}
         if not claimed:
             return 0.0
-        self._effects.begin_claimed(desired, observed, busy, claimed, self._parts.lease.term)
+        self._effects.begin_claimed(desired, observed, busy, claimed)
         return CLAIM_PAUSE if len(claimed) == len(steps) else 0.0
 
     def _desired(self, snapshot: Snapshot, observed: Observed) -> Desired:

@@ -37,45 +37,48 @@ class Effects:
         """What the last look saw: what follows an effect is planned upon it."""
         self._seen = desired, observed
 
-    def begin(self, effect: Effect, wanted: ScaleSet, decided: int | None = None) -> None:
-        """`decided`: the term of the lease under which it was, this turn's by default."""
-        term = self._parts.lease.term if decided is None else decided
+    def begin(self, effect: Effect, wanted: ScaleSet, after: Work | None = None) -> None:
+        """`after`: the work that ends with it and under whose term of the lease it was decided; by default, it is
+        decided under this turn's."""
+        term = self._parts.lease.term if after is None else after.term
 
-        def run(work: Work) -> bool:
-            # The effect, then its record, both only while the lease is held.
+        def run(work: Work) -> None:
+            # The effect, its record and what follows, all only while the lease is held.
             with self._parts.fence.acting(work.term):
-                return self._carry_out(work, wanted)
+                if self._carry_out(work, wanted) and effect.kind is EffectKind.START:
+                    self._go_on_with_started(work)
 
-        def done(succeeded: bool) -> None:
-            if succeeded and effect.kind is EffectKind.START:
-                self._go_on_with_started(effect.member, term)
-            self._wake()
-
-        if self._workers.try_start(effect, run, done, term):
+        if self._workers.try_start(effect, run, self._wake, term, after):
             log.info("%s", effect.reason)
 
     def begin_claimed(
-        self, desired: Desired, observed: Observed, busy: Mapping[str, EffectKind], members: set[str], term: int
+        self,
+        desired: Desired,
+        observed: Observed,
+        busy: Mapping[str, EffectKind],
+        members: set[str],
+        after: Work | None = None,
     ) -> None:
         """What is next for members that were claimed or started just now, by the records as they are by now."""
         snapshot = self._parts.store.snapshot()
         desired = replace(desired, sets=snapshot.sets, members=snapshot.members, drives=snapshot.drives)
         sets = {one.name: one for one in snapshot.sets}
         for effect in plan_claimed(desired, observed, busy, self._parts.clock.now(), members):
-            self.begin(effect, sets[effect.member.set_name], term)
+            self.begin(effect, sets[effect.member.set_name], after)
 
-    def _go_on_with_started(self, member: Member, term: int) -> None:
+    def _go_on_with_started(self, work: Work) -> None:
         """What a machine that was just started waits for is begun in this worker thread: meanwhile a turn may wait
         for its host, which answers late while it starts machines, or for HAProxy."""
+        member = work.effect.member
         if self._seen is None or self._stopping.is_set():
             return
         desired, observed = self._seen
         if desired.hold:
             return
         try:
-            with self._parts.fence.acting(term):
-                seen = see_running(member, desired.prefix, observed)
-                self.begin_claimed(desired, seen, self._workers.busy(), {member.name}, term)
+            busy = {name: kind for name, kind in self._workers.busy().items() if name != member.name}
+            seen = see_running(member, desired.prefix, observed)
+            self.begin_claimed(desired, seen, busy, {member.name}, work)
         except UnderstudyError as error:
             log.debug("%s is left to the next turn: %s", member.name, error.message)
 

@@ -49,14 +49,21 @@ class Workers:
             return {name: work.effect.kind for name, work in self._works.items()}
 
     def try_start(
-        self, effect: Effect, run: Callable[[Work], bool], done: Callable[[bool], None], term: int = 0
+        self,
+        effect: Effect,
+        run: Callable[[Work], None],
+        done: Callable[[], None],
+        term: int = 0,
+        instead_of: Work | None = None,
     ) -> bool:
         """False if the member is busy or its host has no place; it will be planned again.
 
-        `run` says whether it succeeded; `done` hears it when the member is free again. Both in another thread."""
+        `instead_of`: the work on the same member that is about to end and begins this one. In between the member
+        is not free, so that nobody plans on what its record said before.
+        """
         work = Work(effect, term)
         with self._lock:
-            if effect.member.name in self._works or not self._has_place(effect):
+            if self._works.get(effect.member.name) is not instead_of or not self._has_place(effect, instead_of):
                 return False
             if time.monotonic() < self._not_before.get(effect.member.name, 0.0):
                 return False
@@ -93,23 +100,25 @@ class Workers:
         for pool in (self._heavy, self._light, self._tell):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _run(self, work: Work, run: Callable[[Work], bool], done: Callable[[bool], None]) -> None:
-        succeeded = False
+    def _run(self, work: Work, run: Callable[[Work], None], done: Callable[[], None]) -> None:
         try:
-            succeeded = run(work)
+            run(work)
         finally:
             with self._lock:
-                del self._works[work.effect.member.name]
-            done(succeeded)
+                if self._works[work.effect.member.name] is work:
+                    del self._works[work.effect.member.name]
+            done()
 
-    def _has_place(self, effect: Effect) -> bool:
+    def _has_place(self, effect: Effect, instead_of: Work | None) -> bool:
         lane = _lane_of(effect)
         if lane is None:
             return True
         heavy = [
             work.effect
             for work in self._works.values()
-            if work.effect.kind in lane and work.effect.member.host == effect.member.host
+            if work is not instead_of
+            and work.effect.kind in lane
+            and work.effect.member.host == effect.member.host
         ]
         if effect.member.role is Role.STANDBY:
             reserve = sum(one.member.role is Role.STANDBY for one in heavy)

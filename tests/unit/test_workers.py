@@ -24,14 +24,11 @@ class Gate:
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     done: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
-    succeeded: list[bool] = field(default_factory=list)
-
-    def run(self, work: Work) -> bool:
+    def run(self, work: Work) -> None:
         self.begun.release()
-        return self.opened.wait(SECONDS)
+        assert self.opened.wait(SECONDS)
 
-    def go(self, succeeded: bool) -> None:
-        self.succeeded.append(succeeded)
+    def go(self) -> None:
         self.done.release()
 
 
@@ -48,10 +45,6 @@ def effect(
     return Effect(kind, make_member(suffix=f"{number:05}", role=role, host=host), "a reason")
 
 
-def ignore(_succeeded: bool) -> None:
-    pass
-
-
 def start(workers: Workers, gate: Gate, *effects: Effect) -> list[bool]:
     return [workers.try_start(one, gate.run, gate.go) for one in effects]
 
@@ -62,19 +55,19 @@ def test_work_is_under_way_until_it_ends_and_then_the_loop_is_told(gate: Gate) -
     assert workers.busy() == {"web-00001": EffectKind.CREATE}
     gate.opened.set()
     assert gate.done.acquire(timeout=SECONDS)
-    assert (workers.busy(), gate.succeeded) == ({}, [True])
+    assert workers.busy() == {}
     workers.stop()
 
 
 def test_the_loop_is_told_of_work_that_raises(gate: Gate) -> None:
     workers = Workers(parallel=2, hosts=1)
 
-    def fail(_work: Work) -> bool:
+    def fail(_work: Work) -> None:
         raise ValueError("no")
 
     assert workers.try_start(effect(1), fail, gate.go)
     assert gate.done.acquire(timeout=SECONDS)
-    assert (workers.busy(), gate.succeeded) == ({}, [False])
+    assert workers.busy() == {}
     workers.stop()
 
 
@@ -143,16 +136,15 @@ def test_an_interrupt_reaches_the_work_of_that_member_only() -> None:
     stopped: list[str] = []
     both = threading.Barrier(3)
 
-    def run(work: Work) -> bool:
+    def run(work: Work) -> None:
         both.wait(SECONDS)
         both.wait(SECONDS)
         if work.cancelled.is_set():
             stopped.append(work.effect.member.name)
         both.wait(SECONDS)
-        return True
 
     for number in (1, 2):
-        workers.try_start(effect(number), run, ignore)
+        workers.try_start(effect(number), run, lambda: None)
     both.wait(SECONDS)
     workers.interrupt("web-00001")
     workers.interrupt("web-nobody")
@@ -166,12 +158,11 @@ def test_stopping_cancels_everything_and_waits_for_it() -> None:
     workers = Workers(parallel=2, hosts=1)
     ended: list[bool] = []
 
-    def run(work: Work) -> bool:
+    def run(work: Work) -> None:
         ended.append(work.cancelled.wait(SECONDS))
-        return True
 
     for number in (1, 2):
-        workers.try_start(effect(number), run, ignore)
+        workers.try_start(effect(number), run, lambda: None)
     workers.stop()
     assert ended == [True, True]
 
@@ -185,17 +176,32 @@ def test_a_member_whose_work_failed_rests_while_others_go_on(gate: Gate) -> None
     workers.stop()
 
 
+def test_work_that_begins_what_follows_leaves_its_member_to_nobody_in_between(gate: Gate) -> None:
+    workers = Workers(parallel=1, hosts=1)
+    began: list[bool] = []
+    seen: list[dict[str, EffectKind]] = []
+
+    def run(work: Work) -> None:
+        began.append(workers.try_start(effect(1, EffectKind.TELL), gate.run, gate.go))
+        began.append(workers.try_start(effect(1, EffectKind.AWAIT), gate.run, gate.go, instead_of=work))
+
+    assert workers.try_start(effect(1, EffectKind.START), run, lambda: seen.append(workers.busy()))
+    assert gate.begun.acquire(timeout=SECONDS)
+    assert not workers.try_start(effect(1, EffectKind.TELL), gate.run, gate.go)
+    gate.opened.set()
+    assert gate.done.acquire(timeout=SECONDS)
+    workers.stop()
+    assert began == [False, True]
+    assert seen == [{"web-00001": EffectKind.AWAIT}]
+    assert workers.busy() == {}
+
+
 def test_machines_that_do_not_hear_hold_back_no_claim(gate: Gate) -> None:
     workers = Workers(parallel=1, hosts=1)
     deaf = [effect(number, EffectKind.SHUT_DOWN) for number in range(40)]
     assert all(start(workers, gate, *deaf))
     begun = threading.Event()
-
-    def run(_work: Work) -> bool:
-        begun.set()
-        return True
-
-    assert workers.try_start(effect(99, EffectKind.START), run, ignore)
+    assert workers.try_start(effect(99, EffectKind.START), lambda work: begun.set(), lambda: None)
     assert begun.wait(SECONDS)
     gate.opened.set()
     workers.stop()
@@ -205,9 +211,9 @@ def test_the_taking_of_a_golden_image_is_waited_for_at_the_end_and_can_be_interr
     workers = Workers(parallel=2, hosts=1)
     works: list[Work] = []
 
-    def run(work: Work) -> bool:
+    def run(work: Work) -> None:
         works.append(work)
-        return gate.run(work)
+        gate.run(work)
 
     for one in (effect(1, EffectKind.TAKE_GOLDEN), effect(2)):
         assert workers.try_start(one, run, gate.go)
