@@ -185,8 +185,14 @@ def test_work_that_begins_what_follows_leaves_its_member_to_nobody_in_between(ga
         began.append(workers.try_start(effect(1, EffectKind.TELL), gate.run, gate.go))
         began.append(workers.try_start(effect(1, EffectKind.AWAIT), gate.run, gate.go, instead_of=work))
 
-    assert workers.try_start(effect(1, EffectKind.START), run, lambda: seen.append(workers.busy()))
+    def look() -> None:
+        seen.append(workers.busy())
+        ended.set()
+
+    ended = threading.Event()
+    assert workers.try_start(effect(1, EffectKind.START), run, look)
     assert gate.begun.acquire(timeout=SECONDS)
+    assert ended.wait(SECONDS)
     assert not workers.try_start(effect(1, EffectKind.TELL), gate.run, gate.go)
     gate.opened.set()
     assert gate.done.acquire(timeout=SECONDS)
