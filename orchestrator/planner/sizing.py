@@ -103,15 +103,15 @@ def plan_sizes(
     # that those who wait for drives will take are left to them.
     ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy), demands.sources)[held:]
     swaps = _swap_broken(wanted, instances, ready, repaired)
-    if swaps:
+    if any(isinstance(step, Claim | Retire) for step in swaps):  # the pool is another one after it
         return Sizing(tuple(swaps))
     # What nobody can see is not being made: it holds up nothing.
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
-    growing |= held > 0
+    growing |= held > 0 or bool(swaps)
     fill_to = wanted.standby_floor if growing else wanted.standby_target
     steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
-    leave = () if held else turnover.leave  # one of them is away already
-    return Sizing((*leave, *steps), stuck)
+    leave = () if held or swaps else turnover.leave  # one of them is away already
+    return Sizing((*swaps, *leave, *steps), stuck)
 
 
 def _swap_broken(
