@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from orchestrator.drivers.haproxy.runtime import RuntimeApi, servers_in
+from orchestrator.drivers.haproxy.runtime import RuntimeApi
 from orchestrator.drivers.haproxy.superseded import Superseded, find_processes, stop_processes
 from orchestrator.errors import BalancerError
 from orchestrator.models.balancing import BalancerConfig, Frontend, Server
@@ -35,7 +35,7 @@ _DIGEST = re.compile(r"^# understudy-digest: (\w+)$", re.MULTILINE)
 _BIND = re.compile(r"^    bind (\S+)$", re.MULTILINE)
 _SERVER = re.compile(r"^    server (\S+) (\S+)(?: (disabled|weight 0))?$")
 _START_SECONDS = 5.0
-_NO_STATES = "1\n"  # a file of server states: its version, no server
+_STATES_VERSION = "1\n"  # how a file of server states begins
 _LOADING = "# this file is being loaded\n"
 
 
@@ -167,8 +167,8 @@ class HaproxyBalancer:
         previous = self._current()
         wanted = {key: server for key, (_, server) in _servers_of(config).items()}
         places = {key: _where(server) for key, server in wanted.items()}
-        states = self._runtime.failing(places) if running else _NO_STATES
-        self._state_file.write_text(states, encoding="utf-8")
+        failing = self._runtime.failing(places) if running else {}
+        self._state_file.write_text(_STATES_VERSION + "".join(failing.values()), encoding="utf-8")
         # Until the new process answers the file says that it is not in force: whoever comes after a crash in
         # between must not take the old process for one that does what is written here.
         self._put_in_place(text + _LOADING)
@@ -188,7 +188,7 @@ class HaproxyBalancer:
         if old:
             self._superseded.add(old)
         serving = (key for key, server in wanted.items() if server.state is Rotation.READY)
-        self._runtime.trust(key for key in serving if key not in servers_in(states))
+        self._runtime.trust(key for key in serving if key not in failing)
         self._put_in_place(text)
 
     def _put_in_place(self, text: str) -> None:

@@ -61,12 +61,13 @@ class RuntimeApi:
             )
         return found, addresses
 
-    def failing(self, wanted: Mapping[tuple[str, str], str]) -> str:
-        """The servers that are down though they should serve, as a file of server states. Only those that stay at
-        the `address:port` they have: a new process takes the port from here, whatever its own file says."""
-        lines = [line.split(" ") for line in self.ask("show servers state").splitlines()]
-        kept = (_as_failing(line, wanted) if len(line) > _PORT and line[0].isdigit() else line for line in lines)
-        return "".join(f"{' '.join(fields)}\n" for fields in kept if fields)
+    def failing(self, wanted: Mapping[tuple[str, str], str]) -> dict[tuple[str, str], str]:
+        """The servers that are down though they should serve, each with its line for a file of server states. Only
+        those that stay at the `address:port` they have: a new process takes the port from there, whatever its own
+        file says."""
+        lines = (line.split(" ") for line in self.ask("show servers state").splitlines())
+        servers = (fields for fields in lines if len(fields) > _PORT and fields[0].isdigit())
+        return {(one[1], one[3]): _as_loaded(one) for one in servers if _is_failing(one, wanted)}
 
     def trust(self, keys: Iterable[tuple[str, str]]) -> None:
         """These servers are down after as many failed checks as their `fall` says. HAProxy takes one that leaves
@@ -127,16 +128,13 @@ class RuntimeApi:
         return [pick(line.split(",", max(places) + 1)) for line in lines[1:]]
 
 
-def _as_failing(fields: list[str], wanted: Mapping[tuple[str, str], str]) -> list[str]:
-    """A line of `show servers state` as a new process is to read it. Empty unless the server is down
-    (srv_op_state), nobody asked for that (srv_admin_state), and its address stays. Its admin state is said to be
-    0, so that what the new file says of maintenance counts."""
+def _is_failing(fields: list[str], wanted: Mapping[tuple[str, str], str]) -> bool:
+    """Of a line of `show servers state`: the server is down (srv_op_state), nobody asked for that
+    (srv_admin_state), and its address stays."""
     is_failing = fields[5] == _DOWN and int(fields[6]) & ~_BEGAN_IN_MAINT == 0
-    stays = wanted.get((fields[1], fields[3])) == f"{fields[4]}:{fields[_PORT]}"
-    return [*fields[:6], "0", *fields[7:]] if is_failing and stays else []
+    return is_failing and wanted.get((fields[1], fields[3])) == f"{fields[4]}:{fields[_PORT]}"
 
 
-def servers_in(states: str) -> set[tuple[str, str]]:
-    """(backend, server) of each line of a file of server states."""
-    lines = [line.split(" ") for line in states.splitlines()]
-    return {(fields[1], fields[3]) for fields in lines if len(fields) > _PORT and fields[0].isdigit()}
+def _as_loaded(fields: list[str]) -> str:
+    """As a new process is to read it: with admin state 0, so that what its own file says of maintenance counts."""
+    return f"{' '.join([*fields[:6], '0', *fields[7:]])}\n"
