@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import pwd
 import re
 import shutil
-import stat
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from orchestrator.config.settings import HostSettings, Settings
 from orchestrator.doctor.finding import Finding
+from orchestrator.doctor.qemu_user import QemuUser, find_qemu_user
 from orchestrator.doctor.tpm import examine_authority
 from orchestrator.drivers.libvirt.accelerator import Accelerator
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
@@ -99,7 +97,8 @@ def _kvm_device(connection: LibvirtConnection, host: HostSettings) -> Iterator[F
     if not host.uri.startswith("qemu:///") or not device.exists():
         return
     uri = host.uri.partition("?")[0]
-    if uri == "qemu:///system" and not _is_open_to_qemu(connection, device):
+    user = _qemu_user(connection) if uri == "qemu:///system" else None
+    if user is not None and not user.may_open(device):
         yield Finding(
             "/dev/kvm",
             "warning",
@@ -130,7 +129,8 @@ def _storage(subject: Subject, host: HostSettings) -> Iterator[Finding]:
     if content != b"doctor":
         yield Finding(name, "fault", f"what is written to {path.parent} is not read back", "check the disk")
         return
-    blocked = _closed_to_qemu(subject.connections[host.name], path.parent) if "///" in host.uri else None
+    user = _qemu_user(subject.connections[host.name]) if "///" in host.uri else None
+    blocked = user.find_blocked(path.parent) if user is not None else None
     if blocked is not None:
         yield Finding(
             name,
@@ -142,45 +142,8 @@ def _storage(subject: Subject, host: HostSettings) -> Iterator[Finding]:
     yield Finding(name, "ok", f"{path.parent} is writable and within QEMU's reach")
 
 
-def _closed_to_qemu(connection: LibvirtConnection, directory: Path) -> Path | None:
-    """The first directory on the way that QEMU's user may not pass through."""
-    user = _qemu_user(connection)
-    for path in [*reversed(directory.parents), directory]:
-        if user is not None and not _may(user, path.stat(), stat.S_IXOTH):
-            return path
-    return None
-
-
-def _is_open_to_qemu(connection: LibvirtConnection, device: Path) -> bool:
-    user = _qemu_user(connection)
-    return user is None or _may(user, device.stat(), stat.S_IROTH | stat.S_IWOTH)
-
-
-@dataclass(frozen=True)
-class _User:
-    uid: int
-    groups: frozenset[int]
-
-
-def _may(user: _User, status: os.stat_result, rights: int) -> bool:
-    """Whether the user has the rights, given as the bits for others."""
-    shift = 6 if status.st_uid == user.uid else 3 if status.st_gid in user.groups else 0
-    return status.st_mode >> shift & rights == rights
-
-
-def _qemu_user(connection: LibvirtConnection) -> _User | None:
-    """Whom libvirt runs QEMU as, with the groups that it gives QEMU too; None: root, or not told."""
-    capabilities = ElementTree.fromstring(connection.get().getCapabilities())  # noqa: S314 - libvirtd's own document
-    label = capabilities.findtext("./host/secmodel[model='dac']/baselabel[@type='kvm']") or ""
-    match = re.match(r"\+?(\d+):\+?(\d+)", label)
-    if match is None or match[1] == "0":
-        return None
-    uid, gid = int(match[1]), int(match[2])
-    try:
-        groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:
-        groups = [gid]
-    return _User(uid, frozenset(groups))
+def _qemu_user(connection: LibvirtConnection) -> QemuUser | None:
+    return find_qemu_user(connection.get().getCapabilities())
 
 
 def _accelerator(subject: Subject, host: HostSettings) -> Iterator[Finding]:
