@@ -37,6 +37,9 @@ class Lab(Protocol):
     installation: str
     image: Image
 
+    def have_guest(self, blueprint: Blueprint) -> None:
+        """A machine whose agent answers."""
+
     def await_guest(self, domain: str) -> None:
         """Its agent answers."""
 
@@ -66,6 +69,10 @@ class FakeLab:
         self.prefix, self.installation = PREFIX, INSTALLATION
         self.image = Image("micro", 1, "a" * 64, 1, 16 * MIB, 0.0, "a test")
         self.fake.volumes[f"{PREFIX}-image-{'a' * 64}.qcow2"] = b""
+
+    def have_guest(self, blueprint: Blueprint) -> None:
+        self.fake.create_machine(blueprint, None)
+        self.await_guest(blueprint.domain)
 
     def await_guest(self, domain: str) -> None:
         assert self.fake.power(domain) is Power.RUNNING
@@ -110,8 +117,7 @@ def blueprint_of(lab: Lab, suffix: str, incarnation: int = 1) -> Blueprint:
 def source(lab: Lab) -> Blueprint:
     """A guest that is up, and has written onto its disk."""
     made = blueprint_of(lab, "s0urc")
-    lab.hypervisor.create_machine(made, None)
-    lab.await_guest(made.domain)
+    lab.have_guest(made)
     lab.write(made.domain, "source")
     return made
 
@@ -402,8 +408,7 @@ def test_another_is_taken_of_another_machine_while_forks_of_the_first_live_on(la
     with pytest.raises(GoldenUnusable):
         lab.hypervisor.take_golden(golden.domain, 1, MODEL)
     fresh = blueprint_of(lab, "fr3sh")
-    lab.hypervisor.create_machine(fresh, None)
-    lab.await_guest(fresh.domain)
+    lab.have_guest(fresh)
     lab.hypervisor.take_golden(fresh.domain, 1, MODEL)
     assert goldens(lab) == {MODEL}
     again = fork(lab, "f0rk2")

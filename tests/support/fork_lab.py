@@ -22,6 +22,7 @@ from orchestrator.models.naming import OWN_FILTER, machine_mac, machine_uuid
 from orchestrator.ports.hypervisor import Hypervisor
 from tests.support.guest_images import guest_image
 from tests.support.installation import installation, wait_until
+from tests.support.warm import WarmGuest
 
 MIB = 2**20
 MODEL = "0123456789abcdef"
@@ -51,6 +52,9 @@ def describe_machine(
         image=image,
         nic=nic,
     )
+
+
+_warm = WarmGuest()
 
 
 class LibvirtLab:
@@ -83,6 +87,14 @@ class LibvirtLab:
         """XML of what it starts from."""
         found = self.connection.get().lookupByName(name)
         return ElementTree.fromstring(found.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+
+    def have_guest(self, blueprint: Blueprint) -> None:
+        """A machine whose guest answers. Where its files are at hand, only the first one boots."""
+        self.hypervisor.create_machine(blueprint, None)
+        if self.uri == "qemu:///system":
+            domain = self.connection.get().lookupByName(blueprint.domain)
+            _warm.start(domain, lambda: self.await_guest(blueprint.domain))
+        self.await_guest(blueprint.domain)
 
     def await_guest(self, domain: str) -> None:
         def answers() -> bool:
