@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from tests.support.guest_images import guest_image
 from tests.support.installation import Installation, installation
+
+
+def pytest_configure() -> None:
+    """A run that is told to end removes what it has made, as one that is interrupted does."""
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # so that a second one does not cut short the removal
+    raise KeyboardInterrupt(f"signal {number}")
 
 
 @pytest.fixture
