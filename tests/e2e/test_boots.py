@@ -10,7 +10,7 @@ import pytest
 from tests.support.installation import Installation
 from tests.support.specs import web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 
 def count_cpus(site: Installation) -> int:

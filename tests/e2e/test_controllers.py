@@ -13,7 +13,7 @@ from tests.support.controllers import await_holder, two_serving
 from tests.support.installation import Installation, wait_until
 from tests.support.specs import WEB, web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 TAKE_OVER = 15.0  # seconds
 # A process that hears neither signal to end: the guest waits three seconds for it before it switches itself off.

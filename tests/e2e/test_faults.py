@@ -15,7 +15,7 @@ from tests.support.installation import Installation, installation, wait_until
 from tests.support.private_host import PrivateHost, private_host
 from tests.support.specs import web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.support.installation import Installation, installation, wait_until
 from tests.support.private_host import PrivateHost, private_host
 from tests.support.specs import web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 BACK = 60  # seconds for a guest to be back in service
 DAY = 86400

@@ -12,7 +12,7 @@ from tests.support.installation import wait_until
 from tests.support.load import DRAIN_TIMEOUT, OPERATIONS, Loaded, kill_guest, loaded, repair
 from tests.support.traffic import Download
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 SLOW_LINES = 10  # 0.2 s each: less than the drain may take
 ENDLESS_LINES = 150  # more than it may take

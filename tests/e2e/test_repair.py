@@ -16,7 +16,7 @@ import pytest
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.specs import WEB, web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 LIMITS = 'retry_pause = "200ms"\nrepair_patience = "1s"\nshutdown_timeout = "3s"\n'
 REPAIR = "repair: {{action: {action}, grace: 1s}}\n"

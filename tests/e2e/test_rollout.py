@@ -10,7 +10,7 @@ from tests.support.installation import Installation
 from tests.support.specs import WEB, room_for, web_set
 from tests.support.traffic import traffic
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 NEW_WEB = WEB.replace("httpd -p", "echo second edition > /srv/www/edition\nhttpd -p")
 

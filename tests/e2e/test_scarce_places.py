@@ -13,7 +13,7 @@ from tests.support.following import Event, Following, following
 from tests.support.installation import Installation, installation
 from tests.support.specs import room_for, web_set
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
