@@ -63,8 +63,7 @@ def apply(
         declare.check_all(runtime.store, specs, around)
         with hold_rooms(runtime.paths):
             packed = [packed_spec(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
-            for spec in packed:
-                declare.apply(runtime.store, spec, around)
+            declare.apply_all(runtime.store, packed, around)
         for spec in specs:
             carry_out_wish(runtime, spec.name, limit)
         _forget_unneeded(runtime)

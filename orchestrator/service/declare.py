@@ -51,12 +51,14 @@ def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
 
 def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
     """Declare the set; False if nothing changed. Raises SpecError, NotFound or Conflict before any write."""
-    check_all(store, [spec], around)
-    image, model = resolve(store, spec)
-    changed = store.declare_set(spec, image, model)
-    if not changed:
-        store.touch_set(spec.name)
+    (changed,) = apply_all(store, [spec], around)
     return changed
+
+
+def apply_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> list[bool]:
+    """The same for the sets of one file: all of them, or none."""
+    check_all(store, specs, around)
+    return store.declare_sets([(spec, *resolve(store, spec)) for spec in specs])
 
 
 def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> None:
@@ -82,6 +84,8 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
         )
     render_user_data(spec, f"{spec.name}-00000", "127.0.0.1", dict.fromkeys(spec.setup.secrets, "a secret"))
     current = next((one for one in known.sets if one.name == spec.name), None)
+    if current is not None and current.deleting:
+        raise Conflict(f"set {spec.name!r} is being deleted", "wait for the deletion, then apply again")
     _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)
     refuse_smaller_storage(known, spec, current)

@@ -232,6 +232,27 @@ def test_wishes_of_one_file_are_checked_against_each_other_before_any_is_declare
     assert unchanged(storage)
 
 
+API = {"name": "api", "endpoints": [{"name": "http", "listen": 8081, "port": 80}]}
+
+
+def test_no_set_of_a_file_is_declared_while_another_one_of_it_is_being_deleted(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around())
+    declare.delete(storage.store, "api")
+    before, told = storage.store.snapshot(), storage.kinds()
+    for wish in (declare.check_all, declare.apply_all):
+        with pytest.raises(Conflict, match="set 'api' is being deleted"):
+            wish(storage.store, [make_spec(instances=5), make_spec(**API)], around())
+    assert storage.store.snapshot() == before
+    assert storage.kinds() == told
+
+
+def test_sets_of_a_file_are_declared_together_and_looked_at_again_when_nothing_changed(storage: Storage) -> None:
+    specs = [make_spec(), make_spec(**API)]
+    assert declare.apply_all(storage.store, specs, around()) == [True, True]
+    assert declare.apply_all(storage.store, [make_spec(instances=5), specs[1]], around()) == [True, False]
+    assert [one.generation for one in storage.store.snapshot().sets] == [2, 2]
+
+
 # ---- preview -------------------------------------------------------------------------------------------------
 
 
