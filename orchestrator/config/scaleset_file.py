@@ -47,6 +47,14 @@ def load_scale_sets(file: Path) -> list[ScaleSetSpec]:
     return specs
 
 
+def declaring_file(file: Path) -> str:
+    """The absolute path by which a file is known as that of its sets, from wherever it is named; a link is a
+    file of its own. Empty for what cannot be come back to: standard input, a pipe."""
+    path = file.parent.resolve() / file.name
+    is_kept = path.is_file() and path.parts[1] not in ("dev", "proc")
+    return str(path) if is_kept else ""
+
+
 def _parse(file: Path) -> list[_Document]:
     try:
         if file.stat().st_size > MAX_FILE_SIZE:

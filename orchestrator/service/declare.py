@@ -55,15 +55,16 @@ def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
     return changed
 
 
-def apply_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> list[bool]:
-    """The same for the sets of one file: all of them, or none."""
-    check_all(store, specs, around)
-    return store.declare_sets([(spec, *resolve(store, spec)) for spec in specs])
+def apply_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings, file: str = "") -> list[bool]:
+    """The same for the sets of one file: all of them, or none. `file`: its absolute path, if it has one."""
+    check_all(store, specs, around, file)
+    return store.declare_sets([(spec, *resolve(store, spec)) for spec in specs], file)
 
 
-def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> None:
+def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings, file: str = "") -> None:
     """Everything that can be known to be wrong with the wishes of one file, also between them."""
     known = store.snapshot()
+    _refuse_renaming(known, [spec.name for spec in specs], file)
     for spec in specs:
         image, model = resolve(store, spec)
         _check_update(spec)
@@ -92,6 +93,25 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
     _check_firmware(spec, current, around.why_no_firmware)
     check_room(known, spec, Room(around.hosts, around.memory_ratio))
     _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _refuse_renaming(known: Snapshot, names: list[str], file: str) -> None:
+    """A set by another name would be a second one, and the first go on with its machines and drives."""
+    theirs = [one for one in known.sets if file and one.file == file and not one.deleting]
+    left = [one.name for one in theirs if one.name not in names]
+    new = [name for name in names if name not in {one.name for one in known.sets}]
+    if left and new:
+        deletions = ", ".join(f"understudy delete {name}" for name in left)
+        raise Conflict(
+            f"{file} declares {_quoted(new)}, which is new, and no longer {_quoted(left)}, which is still there: "
+            "a set keeps its name",
+            f"{deletions}, then apply again; or put {_quoted(left)} back into the file, in place of "
+            f"{_quoted(new)} or beside it",
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
 
 
 def _check_zones(spec: ScaleSetSpec, current: ScaleSet | None, hosts: tuple[HostSighting, ...]) -> None:

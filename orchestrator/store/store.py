@@ -165,16 +165,26 @@ class Store:
         with self.database.write() as connection:
             return self._declare(connection, spec, image, model)
 
-    def declare_sets(self, wishes: Sequence[tuple[ScaleSetSpec, Image, str]]) -> list[bool]:
+    def declare_sets(self, wishes: Sequence[tuple[ScaleSetSpec, Image, str]], file: str = "") -> list[bool]:
         """Write the wishes of one file (spec, image, model digest), all or none; False for each that was exactly
-        this already, which is a wish to look again. Raises Conflict while one of the sets is being deleted."""
+        this already, which is a wish to look again. From now on `file` declares these sets and no others, unless
+        it is empty. Raises Conflict while one of the sets is being deleted."""
         changed = []
         with self.database.write() as connection:
             for spec, image, model in wishes:
                 changed.append(self._declare(connection, spec, image, model))
                 if not changed[-1]:
                     self._touch(connection, spec.name)
+            if file:
+                self._declared_by(connection, file, [spec.name for spec, _, _ in wishes])
         return changed
+
+    def _declared_by(self, connection: Connection, file: str, names: list[str]) -> None:
+        # A generation more, for the copies beside the store: what they say too changes with it only.
+        left = (sets.c.file == file) & sets.c.name.not_in(names)
+        fewer = {"file": "", "generation": sets.c.generation + 1}
+        connection.execute(update(sets).where(left).values(**fewer))
+        connection.execute(update(sets).where(sets.c.name.in_(names)).values(file=file))
 
     def _declare(self, connection: Connection, spec: ScaleSetSpec, image: Image, model: str) -> bool:
         row = connection.execute(select(sets).where(sets.c.name == spec.name)).first()

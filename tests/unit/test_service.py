@@ -253,6 +253,59 @@ def test_sets_of_a_file_are_declared_together_and_looked_at_again_when_nothing_c
     assert [one.generation for one in storage.store.snapshot().sets] == [2, 2]
 
 
+FILE = "/srv/web.yaml"
+
+
+def test_a_set_that_is_renamed_in_its_file_is_refused_with_both_ways_out(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    before, told = storage.store.snapshot(), storage.kinds()
+    for wish in (declare.check_all, declare.apply_all):
+        with pytest.raises(Conflict) as error:
+            wish(storage.store, [make_spec(**API)], around(), FILE)
+        assert error.value.message == (
+            "/srv/web.yaml declares 'api', which is new, and no longer 'web', which is still there: "
+            "a set keeps its name"
+        )
+        assert error.value.fix == (
+            "understudy delete web, then apply again; or put 'web' back into the file, in place of 'api' "
+            "or beside it"
+        )
+    assert storage.store.snapshot() == before
+    assert storage.kinds() == told
+    # Either way out.
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around(), FILE)
+    declare.delete(storage.store, "web")
+    shop = make_spec(name="shop", endpoints=[])
+    declare.apply_all(storage.store, [make_spec(**API), shop], around(), FILE)
+
+
+def test_a_set_that_its_file_gave_up_without_a_new_one_is_that_files_no_more(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around(), FILE)
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    assert {one.name: one.file for one in storage.store.snapshot().sets} == {"api": "", "web": FILE}
+    declare.apply_all(storage.store, [make_spec(), make_spec(name="shop", endpoints=[])], around(), FILE)
+
+
+def test_a_file_that_was_moved_or_copied_declares_what_is_in_it(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    declare.apply_all(storage.store, [make_spec(**API)], around(), "/srv/a-copy.yaml")
+    declare.apply_all(storage.store, [make_spec()], around(), "/srv/moved.yaml")
+    assert {one.name: one.file for one in storage.store.snapshot().sets} == {
+        "api": "/srv/a-copy.yaml",
+        "web": "/srv/moved.yaml",
+    }
+    declare.apply_all(storage.store, [make_spec(name="shop", endpoints=[])], around(), FILE)
+
+
+def test_what_comes_from_no_file_renames_nothing_and_takes_no_set_from_its_file(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around())
+    declare.apply_all(storage.store, [make_spec(**API)], around())
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    declare.apply_all(storage.store, [make_spec(instances=5)], around())
+    declare.scale(storage.store, "web", 3, around())
+    assert declare.get_set(storage.store, "web").file == FILE
+
+
 # ---- preview -------------------------------------------------------------------------------------------------
 
 
