@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from orchestrator.config.explain import explain
 from orchestrator.config.secrets import read_password, read_secret
 from orchestrator.errors import SpecError
-from orchestrator.models.spec import ScaleSetSpec, refuse_reserved
+from orchestrator.models.durations import find_implausible_durations
+from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.models.user_data import refuse_reserved
 
 MAX_FILE_SIZE = 1024 * 1024
 
@@ -87,6 +89,11 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
+    unmeant = [
+        f"{document.file}:{document.line(where)}: {text}" for where, text in find_implausible_durations(value)
+    ]
+    if unmeant:
+        raise SpecError("\n".join(unmeant))
     spec = _resolve_secrets(spec, document)
     spec = _resolve_password(_inline_user_data(_resolve_uploads(spec, document), document), document)
     if len(spec.to_json()) > MAX_FILE_SIZE:
