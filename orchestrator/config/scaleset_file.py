@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 from orchestrator.models.durations import find_implausible_durations
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.user_data import refuse_reserved
+from orchestrator.models.windows_disks import find_useless_windows_disks
 
 MAX_FILE_SIZE = 1024 * 1024
 
@@ -89,11 +90,9 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
-    unmeant = [
-        f"{document.file}:{document.line(where)}: {text}" for where, text in find_implausible_durations(value)
-    ]
-    if unmeant:
-        raise SpecError("\n".join(unmeant))
+    found = [*find_implausible_durations(value), *find_useless_windows_disks(spec)]
+    if found:
+        raise SpecError("\n".join(f"{document.file}:{document.line(where)}: {text}" for where, text in found))
     spec = _resolve_secrets(spec, document)
     spec = _resolve_password(_inline_user_data(_resolve_uploads(spec, document), document), document)
     if len(spec.to_json()) > MAX_FILE_SIZE:

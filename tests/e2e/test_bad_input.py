@@ -38,6 +38,7 @@ def test_unknown_key_names_file_line_and_nearest_key(empty_micro: Installation) 
     assert "unknown key 'instnaces' (nearest: 'instances')" in said
 
 
+WINDOWS = "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt"
 BAD = [
     ("standby: {state: {running: 20%, stopped: 70%}, max_ready: 4}", "the percentages add up to 90, not to 100"),
     ("standby: {max_ready: 1, min_ready: 4}", "'min_ready' (4) is above 'max_ready' (1)"),
@@ -47,6 +48,13 @@ BAD = [
         "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt}}",
         "open.txt is open to others (mode 0644)\n  (chmod 600 ",
     ),
+    (WINDOWS + ", local_storage_letter: S}}", "there is no 'local_storage' to take the letter S"),
+    (WINDOWS + "}}\nlocal_storage: {size: 1GiB}", "local_storage: needs 'setup.windows.local_storage_letter'"),
+    (
+        WINDOWS + ", local_storage_letter: S}}\nlocal_storage: {size: 1GiB, mount: /mnt/local}",
+        "local_storage.mount: Windows gives letters, not directories",
+    ),
+    (WINDOWS + "}}\ndrives: [{name: d, size: 1GiB}]", "drives: not with 'answer_file: unattend'"),
     ("drives: [{name: d, size: 1GiB, mount: /d, instances: [web-1, web-2]}]", "no drive is attached to two"),
     ("drives: [{name: d, size: 1GiB, mount: /d}, {name: d, size: 1GiB, mount: /e}]", "two drives are named 'd'"),
     ("zones: [a, nowhere]", "no host is in zone 'nowhere' (zones: a)"),
