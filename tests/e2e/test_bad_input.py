@@ -44,6 +44,7 @@ BAD = [
     ("standby: {max_ready: 1, min_ready: 4}", "'min_ready' (4) is above 'max_ready' (1)"),
     ("setup: {restarts: -1}", "setup.restarts: Input should be greater than or equal to 0 (given: -1)"),
     ("setup: {steps: [{upload: {from: nosuch/, to: /srv}}]}", "cannot upload 'nosuch/'"),
+    ("setup: {steps: [{upload: {from: /dev/null, to: /srv}}]}", "cannot upload /dev/null: /dev/null is a device"),
     (
         "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt}}",
         "open.txt is open to others (mode 0644)\n  (chmod 600 ",
