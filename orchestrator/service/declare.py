@@ -12,7 +12,7 @@ from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_
 from orchestrator.models.steps import ConvergeBalancer, Note, NoteRollout, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
-from orchestrator.service.drives import is_only_drives, refuse_smaller_storage
+from orchestrator.service.drives import is_only_drives, refuse_smaller_storage, refuse_storage_of_linux
 from orchestrator.service.lookup import find_newer_image as find_newer_image
 from orchestrator.service.lookup import get_set as get_set
 from orchestrator.service.room import Room, check_room
@@ -90,6 +90,7 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
     _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)
     refuse_smaller_storage(known, spec, current)
+    refuse_storage_of_linux(spec, current)
     _check_firmware(spec, current, around.why_no_firmware)
     check_room(known, spec, Room(around.hosts, around.memory_ratio))
     _check_endpoints(known, spec, current, around.why_not_bindable)

@@ -177,6 +177,24 @@ def test_a_set_that_has_its_firmware_can_be_made_smaller_where_that_is_no_more(s
         declare.apply(storage.store, make_spec(machine={"firmware": "uefi-secure"}), bare)
 
 
+def test_local_storage_of_linux_guests_never_comes_to_windows(storage: Storage) -> None:
+    linux = make_spec(local_storage={"size": "1GiB", "mount": "/mnt/local"})
+    windows = make_spec(
+        local_storage={"size": "1GiB"},
+        setup={
+            "answer_file": "unattend",
+            "windows": {"administrator_password_file": "/secrets/admin.txt", "local_storage_letter": "S"},
+        },
+    )
+    for before in (linux, make_spec()):
+        declare.apply(storage.store, before, around())
+        with pytest.raises(SpecError, match="that Linux formatted, and Windows would format it again") as error:
+            declare.apply(storage.store, windows, around())
+        assert error.value.fix == "to begin anew: understudy delete web, then apply again"
+        assert declare.get_set(storage.store, "web").spec == before
+    assert declare.apply(storage.store, windows.model_copy(update={"name": "win", "endpoints": ()}), around())
+
+
 def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
     with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'") as renamed:
