@@ -67,7 +67,7 @@ def restore(
         _refuse_a_store_in_use(runtime, force)
         made = restore_backup(runtime.paths, file, runtime.clock.now())
     say(f"the store is the copy of {made.day}")
-    _adopt([], limit)
+    _adopt(None, limit)
 
 
 def _refuse_a_store_in_use(runtime: Runtime, force: bool) -> None:
@@ -124,21 +124,20 @@ def adopt(
 
       understudy adopt web.yaml
     """
-    from orchestrator.config.scaleset_file import load_scale_sets
-
     limit = seconds(timeout)
-    specs = load_scale_sets(file) if file is not None else []
-    _adopt(specs, limit, dry_run, json_)
+    _adopt(file, limit, dry_run, json_)
 
 
-def _adopt(specs: list[ScaleSetSpec], limit: float | None, dry_run: bool = False, json_: bool = False) -> None:
+def _adopt(file: Path | None, limit: float | None, dry_run: bool = False, json_: bool = False) -> None:
+    from orchestrator.config.scaleset_file import load_scale_sets
     from orchestrator.service import adopt as service
     from orchestrator.store.adoption import write_adoption
 
+    specs = load_scale_sets(file) if file is not None else []
     with opened() as runtime:
         why = runtime.why_held()
         service.refuse_unneeded(specs, why)
-        found = _find(runtime, specs) if why else None
+        found = _find(runtime, specs, file) if why else None
         if found is not None and not dry_run:
             write_adoption(runtime.store, found)
         report = service.adoption_report(found, why) if found is not None else {}
@@ -155,10 +154,12 @@ def _adopt(specs: list[ScaleSetSpec], limit: float | None, dry_run: bool = False
             carry_out_wish(runtime, one.declared.name, limit)
 
 
-def _find(runtime: Runtime, specs: list[ScaleSetSpec]) -> Adoption:
+def _find(runtime: Runtime, specs: list[ScaleSetSpec], file: Path | None) -> Adoption:
+    from orchestrator.config.scaleset_file import declaring_file
     from orchestrator.service.adopt import find_adoption, missing_files
 
     runtime.paths.ensure()
+    declaring = declaring_file(file) if file is not None else ""
     whole = [packed_spec(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
-    found = find_adoption(runtime.store, runtime.ledger, runtime.hosts, runtime.settings.prefix, whole)
+    found = find_adoption(runtime.store, runtime.ledger, runtime.hosts, runtime.settings.prefix, whole, declaring)
     return replace(found, notes=(*found.notes, *missing_files(found, runtime.paths.images)))

@@ -47,24 +47,23 @@ def apply(
       understudy apply web.yaml --timeout 20min
     """
     from orchestrator.config.rooms import hold_rooms
-    from orchestrator.config.scaleset_file import load_scale_sets
+    from orchestrator.config.scaleset_file import declaring_file, load_scale_sets
     from orchestrator.service import declare
 
     limit = seconds(timeout)
     if json_ and not dry_run:
         raise SpecError("--json goes with --dry-run only", f"run: understudy apply {file} --dry-run --json")
-    specs = load_scale_sets(file)
+    specs, declaring = load_scale_sets(file), declaring_file(file)
     with opened_to_act() as runtime:
         if dry_run:
-            _preview(runtime, specs, json_)
+            _preview(runtime, specs, declaring, json_)
             return
         around = runtime.surroundings()
         runtime.paths.ensure()
-        declare.check_all(runtime.store, specs, around)
+        declare.check_all(runtime.store, specs, around, declaring)
         with hold_rooms(runtime.paths):
             packed = [packed_spec(runtime, spec, runtime.paths.uploads, runtime.paths.secrets) for spec in specs]
-            for spec in packed:
-                declare.apply(runtime.store, spec, around)
+            declare.apply_all(runtime.store, packed, around, declaring)
         for spec in specs:
             carry_out_wish(runtime, spec.name, limit)
         _forget_unneeded(runtime)
@@ -90,13 +89,13 @@ def _forget_unneeded(runtime: Runtime) -> None:
         prune_uploads(specs, runtime.paths.uploads)
 
 
-def _preview(runtime: Runtime, specs: list[ScaleSetSpec], as_json: bool) -> None:
+def _preview(runtime: Runtime, specs: list[ScaleSetSpec], declaring: str, as_json: bool) -> None:
     """What a dry run prints; the uploads are packed aside, only to know their digests."""
     from orchestrator.config.scratch import scratch
     from orchestrator.service import declare
 
     runtime.paths.ensure()
-    declare.check_all(runtime.store, specs, runtime.surroundings())
+    declare.check_all(runtime.store, specs, runtime.surroundings(), declaring)
     installation = (runtime.settings.prefix, runtime.limits)
     with scratch(runtime.paths.work, "preview-") as aside:
         packed = [packed_spec(runtime, spec, aside, None) for spec in specs]

@@ -13,7 +13,10 @@ from pydantic import ValidationError
 from orchestrator.config.explain import explain
 from orchestrator.config.secrets import read_password, read_secret
 from orchestrator.errors import SpecError
-from orchestrator.models.spec import ScaleSetSpec, refuse_reserved
+from orchestrator.models.durations import find_implausible_durations
+from orchestrator.models.spec import ScaleSetSpec
+from orchestrator.models.user_data import refuse_reserved
+from orchestrator.models.windows_disks import find_useless_windows_disks
 
 MAX_FILE_SIZE = 1024 * 1024
 
@@ -45,6 +48,14 @@ def load_scale_sets(file: Path) -> list[ScaleSetSpec]:
         if name in names[:index]:
             raise SpecError(f"{file}:{documents[index].line(('name',))}: a second set named {name!r}")
     return specs
+
+
+def declaring_file(file: Path) -> str:
+    """The absolute path by which a file is known as that of its sets, from wherever it is named; a link is a
+    file of its own. Empty for what cannot be come back to: standard input, a pipe."""
+    path = file.parent.resolve() / file.name
+    is_kept = path.is_file() and path.parts[1] not in ("dev", "proc")
+    return str(path) if is_kept else ""
 
 
 def _parse(file: Path) -> list[_Document]:
@@ -79,6 +90,9 @@ def _load(document: _Document) -> ScaleSetSpec:
             for problem in explain(error, ScaleSetSpec)
         ]
         raise SpecError("\n".join(lines)) from error
+    found = [*find_implausible_durations(value), *find_useless_windows_disks(spec)]
+    if found:
+        raise SpecError("\n".join(f"{document.file}:{document.line(where)}: {text}" for where, text in found))
     spec = _resolve_secrets(spec, document)
     spec = _resolve_password(_inline_user_data(_resolve_uploads(spec, document), document), document)
     if len(spec.to_json()) > MAX_FILE_SIZE:

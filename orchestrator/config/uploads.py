@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import stat
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -44,6 +45,24 @@ def prune_uploads(specs: Iterable[ScaleSetSpec], store: Path) -> None:
             archive.unlink(missing_ok=True)
 
 
+_STRANGE = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _refuse_strange(upload: UploadSource, path: Path) -> None:
+    """What a guest could make nothing of, or what has no end."""
+    kind = _STRANGE.get(stat.S_IFMT(path.lstat().st_mode))
+    if kind is not None:
+        raise SpecError(
+            f"cannot upload {upload.source}: {path} is {kind}",
+            "files can be uploaded, and folders of files, folders and links",
+        )
+
+
 def _pack(upload: UploadSource, store: Path) -> str:
     source = Path(upload.source)
     target_path = PurePosixPath(upload.to).relative_to("/")
@@ -52,9 +71,11 @@ def _pack(upload: UploadSource, store: Path) -> str:
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             if source.is_dir():
                 for path in sorted(source.rglob("*")):
+                    _refuse_strange(upload, path)
                     name = target_path / path.relative_to(source).as_posix()
                     archive.add(path, str(name), recursive=False, filter=_plain)
             else:
+                _refuse_strange(upload, source)
                 name = target_path / source.name if upload.to.endswith("/") else target_path
                 archive.add(source, str(name), filter=_plain)
     except OSError as error:

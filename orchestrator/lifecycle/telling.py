@@ -1,7 +1,7 @@
 """What a guest is told of its own phase, and the hooks that run with it (row D2).
 
     standby     a pool member that is set up, before it is parked
-    in_service  an instance, after every boot; the first time with on_claim, before it enters rotation
+    in_service  an instance, after every boot, once it is in rotation; the first time with on_claim, before
     draining    an instance that HAProxy sends nothing new, with on_drain
 
 What was told is recorded (`Member.told`) and forgotten with every boot, because the guest keeps it in /run. That

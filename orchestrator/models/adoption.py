@@ -51,17 +51,18 @@ class Source(StrEnum):
 
 @dataclass(frozen=True)
 class Declaration:
-    """A scale set as it was declared. `generation`: of the store when this was written."""
+    """A scale set as it was declared. `generation`: of the store when this was written; `file`: by which."""
 
     spec: ScaleSetSpec
     model: str
     image: Image
     generation: int
     deleting: bool = False
+    file: str = ""
 
     @classmethod
     def of(cls, wanted: ScaleSet) -> Declaration:
-        return cls(wanted.spec, wanted.model, wanted.image, wanted.generation, wanted.deleting)
+        return cls(wanted.spec, wanted.model, wanted.image, wanted.generation, wanted.deleting, wanted.file)
 
     @property
     def name(self) -> str:

@@ -157,7 +157,8 @@ class ScaleSet:
 
     `generation` grows with every wish; the controller answers with `settled_generation` once a look at the
     world found nothing more to do for it, and with `stuck` while only waiting could help. `pool` is the condition
-    of its pool that was last told, `rollout` that of the change of its model.
+    of its pool that was last told, `rollout` that of the change of its model. `file`: the path of the file that
+    declares it, empty if none is known to.
     """
 
     spec: ScaleSetSpec
@@ -169,6 +170,7 @@ class ScaleSet:
     stuck: str
     pool: PoolCondition = PoolCondition()
     rollout: RolloutCondition = RolloutCondition()
+    file: str = ""
 
     @property
     def name(self) -> str:

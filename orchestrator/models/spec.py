@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.models.durations import DrainTimeout, HookTimeout, ProbeInterval, RepairGrace, SetupTimeout
 from orchestrator.models.naming import LOOPBACK_SHIFT
 from orchestrator.models.storage import (
     MAX_DRIVES,
@@ -28,7 +29,8 @@ from orchestrator.models.storage import (
     refuse_bad_storage,
     storage_shape,
 )
-from orchestrator.models.units import Duration, Percent, Share, Size, parse_percent, share_of
+from orchestrator.models.units import Percent, Share, Size, parse_percent, share_of
+from orchestrator.models.user_data import refuse_reserved, refuse_what_json_cannot_hold
 from orchestrator.models.windows import WindowsSpec
 
 SetName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
@@ -51,8 +53,6 @@ NicModel = Literal["virtio", "e1000e"]
 MIB = 2**20
 
 SSH_PORT = 22
-# Keys of cloud-config through which the operator would lock the product out of its own guest.
-RESERVED_USER_DATA = ("ssh_keys", "disable_root", "ssh_deletekeys", "manual_cache_clean")
 
 
 class _Part(BaseModel):
@@ -112,7 +112,7 @@ class SetupSpec(_Part):
     user_data: dict[str, Any] | str | None = None
     user_data_file: str | None = None
     restarts: Annotated[int, Field(ge=0, le=20, strict=True)] = 0
-    timeout: Annotated[Duration, Field(gt=0)] = 600.0
+    timeout: SetupTimeout = 600.0
     steps: tuple[Step, ...] = ()
     windows: WindowsSpec | None = None
     keep_seed: Annotated[bool, Field(strict=True)] = False
@@ -126,7 +126,7 @@ class SetupSpec(_Part):
         if isinstance(self.user_data, str) and not self.user_data.startswith(("#!", "#cloud-config")):
             raise ValueError("'user_data' as text must begin with '#!' or '#cloud-config'")
         if self.user_data is not None:
-            _refuse_what_json_cannot_hold(self.user_data)
+            refuse_what_json_cannot_hold(self.user_data)
             refuse_reserved(self.user_data)
         if self.answer_file != "cloud-init" and (self.user_data or self.user_data_file or self.steps):
             raise ValueError("'user_data' and 'steps' need 'answer_file: cloud-init'")
@@ -194,7 +194,7 @@ class Probe(_Part):
     http: HttpProbe | None = None
     tcp: TcpProbe | None = None
     command: Annotated[str, StringConstraints(min_length=1)] | None = None
-    interval: Annotated[Duration, Field(gt=0)] = 1.0
+    interval: ProbeInterval = 1.0
     failures: Annotated[int, Field(ge=1, le=1000, strict=True)] = 3
 
     @model_validator(mode="after")
@@ -272,7 +272,7 @@ class StandbySpec(_Part):
 
 class ScaleInSpec(_Part):
     policy: Literal["balanced", "newest", "oldest"] = "balanced"
-    drain_timeout: Annotated[Duration, Field(ge=0)] = 30.0
+    drain_timeout: DrainTimeout = 30.0
 
 
 class RepairSpec(_Part):
@@ -283,7 +283,7 @@ class RepairSpec(_Part):
     """
 
     action: Literal["replace", "reimage", "restart", "none"] = "restart"
-    grace: Annotated[Duration, Field(ge=0)] = 300.0
+    grace: RepairGrace = 300.0
     max_unhealthy: Percent = 20
 
 
@@ -319,7 +319,7 @@ class HooksSpec(_Part):
 
     on_claim: tuple[Command, ...] = ()
     on_drain: tuple[Command, ...] = ()
-    timeout: Annotated[Duration, Field(gt=0)] = 30.0
+    timeout: HookTimeout = 30.0
 
 
 class ScaleSetSpec(_Part):
@@ -413,38 +413,6 @@ def model_digest(spec: ScaleSetSpec, image_digest: str) -> str:
         **storage_shape(spec.local_storage, spec.drives),
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def refuse_reserved(user_data: dict[str, Any] | str) -> None:
-    """Raises ValueError if user data would take the keys by which Understudy reaches the guest."""
-    keys = user_data if isinstance(user_data, dict) else _top_level_keys(user_data)
-    for key in RESERVED_USER_DATA:
-        if key in keys:
-            raise ValueError(f"user data may not set {key!r}: Understudy needs it to reach the guest")
-
-
-def _refuse_what_json_cannot_hold(user_data: dict[str, Any] | str) -> None:
-    """The spec is kept as JSON: dates, sets, bytes or keys that are no text would come back as something else."""
-    try:
-        text = json.dumps(user_data, ensure_ascii=False, allow_nan=False)
-        text.encode()
-        same = json.loads(text) == user_data
-    except (TypeError, ValueError, RecursionError):
-        same = False
-    if not same:
-        raise ValueError("user data may hold only text, numbers, true/false, lists and mappings with text keys")
-
-
-# A key as YAML writes it: at the start of a line, or after the brace or comma of a mapping in flow style. The text
-# is not parsed here, because before Jinja2 has filled it in it need not be YAML.
-_KEY = re.compile(r"""(?:^|[{,])\s*["']?([A-Za-z_]+)["']?\s*:""")
-
-
-def _top_level_keys(text: str) -> set[str]:
-    if not text.startswith("#cloud-config"):
-        return set()
-    lines = (line for line in text.splitlines() if line[:1] not in ("", " ", "#"))
-    return {match[1] for line in lines for match in _KEY.finditer(line)}
 
 
 def _first_double(values: list[str]) -> str:

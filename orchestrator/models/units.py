@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _SIZE_FACTORS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_DURATION_FACTORS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}  # seconds
 _LONGEST_MS = 10**15
 _LARGEST = 2**80  # bytes
 _MOST = 100_000  # machines of one set
@@ -40,8 +40,8 @@ def format_size(size: int) -> str:
 
 def parse_duration(value: object) -> float:
     """`"10min"` -> seconds, in whole milliseconds. Raises ValueError naming the accepted units."""
-    number, unit = _split(value, _DURATION_FACTORS, "10min")
-    milliseconds = number * _DURATION_FACTORS[unit] * 1000
+    number, unit = _split(value, DURATION_UNITS, "10min")
+    milliseconds = number * DURATION_UNITS[unit] * 1000
     if not milliseconds <= _LONGEST_MS:
         raise ValueError(f"{value!r} is longer than anybody waits")
     if 0 < milliseconds < 1:
@@ -54,8 +54,8 @@ def format_duration(seconds: float) -> str:
     if seconds < 1 or seconds != int(seconds):
         return f"{round(seconds * 1000)}ms"
     for unit in ("d", "h", "min"):
-        if seconds % _DURATION_FACTORS[unit] == 0:
-            return f"{int(seconds // _DURATION_FACTORS[unit])}{unit}"
+        if seconds % DURATION_UNITS[unit] == 0:
+            return f"{int(seconds // DURATION_UNITS[unit])}{unit}"
     return f"{int(seconds)}s"
 
 

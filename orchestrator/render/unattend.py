@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 from xml.etree.ElementTree import Element, SubElement, indent, register_namespace, tostring
 
-from orchestrator.models.naming import windows_computer_name
+from orchestrator.models.naming import LOCAL_SERIAL, windows_computer_name
 from orchestrator.models.windows import WindowsSpec
 
 UNATTEND_LABEL = "UNATTEND"
@@ -29,11 +29,12 @@ _OOBE = (
     ("ProtectYourPC", "3"),  # neither asks nor turns anything on
 )
 
-# For PowerShell, between double quotes: it may hold none itself. The first disk that Windows does not run from is
-# brought up, formatted only if nothing is on it, and takes the letter, from a CD-ROM if need be.
+# For PowerShell, between double quotes: it may hold none itself. The disk with that serial, and no other, is
+# brought up, formatted only if it has no partition table, and takes the letter, from a CD-ROM if need be. Some
+# drivers fill the serial up with spaces.
 _BRING_UP_DISK = (
-    "$d = Get-Disk | Where-Object {{ -not $_.IsBoot -and -not $_.IsSystem }} | Sort-Object Number"
-    " | Select-Object -First 1; if (-not $d) {{ exit 1 }}; $n = $d.Number;"
+    "$d = @(Get-Disk | Where-Object {{ ([string]$_.SerialNumber).Trim() -eq '{serial}' }});"
+    " if ($d.Count -ne 1) {{ exit 1 }}; $n = $d[0].Number;"
     " Set-Disk -Number $n -IsOffline $false; Set-Disk -Number $n -IsReadOnly $false;"
     " if (Get-Volume | Where-Object {{ $_.DriveType -eq 'CD-ROM' -and $_.DriveLetter -eq '{letter}' }})"
     " {{ mountvol {letter}: /D }};"
@@ -66,7 +67,7 @@ def logon_commands(windows: WindowsSpec) -> tuple[str, ...]:
     """What runs at the first logon, in order."""
     if not windows.local_storage_letter:
         return windows.first_logon_commands
-    script = _BRING_UP_DISK.format(letter=windows.local_storage_letter)
+    script = _BRING_UP_DISK.format(serial=LOCAL_SERIAL, letter=windows.local_storage_letter)
     command = f'powershell.exe -NoProfile -NonInteractive -ExecutionPolicy Bypass -Command "{script}"'
     return (command, *windows.first_logon_commands)
 

@@ -27,10 +27,15 @@ class Surveyed(Protocol):
 
 
 def find_adoption(
-    store: Store, ledger: Ledger, hosts: Mapping[str, Surveyed], prefix: str, given: Sequence[ScaleSetSpec] = ()
+    store: Store,
+    ledger: Ledger,
+    hosts: Mapping[str, Surveyed],
+    prefix: str,
+    given: Sequence[ScaleSetSpec] = (),
+    file: str = "",
 ) -> Adoption:
-    """What would be written. Raises HostError if a host does not answer, Conflict if a machine cannot be adopted,
-    NotFound if the image of a given file is missing."""
+    """What would be written. `given`: what `file` (its absolute path) declares. Raises HostError if a host does
+    not answer, Conflict if a machine cannot be adopted, NotFound if the image of a given set is missing."""
     surveys = [_survey(name, host) for name, host in hosts.items()]
     # After the hosts: a record that a controller has just written describes what was seen, or more.
     snapshot = store.snapshot()
@@ -45,7 +50,7 @@ def find_adoption(
         drives=snapshot.drives,
         departed=store.find_departed(one.member for survey in surveys for one in survey.machines),
         copies=copies,
-        given=tuple(_declare(spec, list(images.values())) for spec in given),
+        given=tuple(_declare(spec, list(images.values()), file) for spec in given),
         images=tuple(images.values()),
     )
     return plan_adoption(known, surveys, store.now())
@@ -72,7 +77,7 @@ def _survey(name: str, host: Surveyed) -> HostSurvey:
         ) from error
 
 
-def _declare(spec: ScaleSetSpec, images: Sequence[Image]) -> Declaration:
+def _declare(spec: ScaleSetSpec, images: Sequence[Image], file: str) -> Declaration:
     name, _, version = spec.image.partition(":")
     found = [one for one in images if one.name == name and (not version or one.version == int(version))]
     if not found:
@@ -82,7 +87,7 @@ def _declare(spec: ScaleSetSpec, images: Sequence[Image]) -> Declaration:
             f"run: understudy adopt without the file, then: understudy image add {name} FILE; images: {known}",
         )
     image = max(found, key=lambda one: one.version)
-    return Declaration(spec, model_digest(spec, image.digest), image, 0)
+    return Declaration(spec, model_digest(spec, image.digest), image, 0, file=file)
 
 
 def refuse_unneeded(given: Sequence[ScaleSetSpec], why_held: str) -> None:

@@ -12,7 +12,7 @@ from orchestrator.models.spec import Firmware, ScaleSetSpec, StandbySpec, model_
 from orchestrator.models.steps import ConvergeBalancer, Note, NoteRollout, Plan, Step, set_of
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.render.seed import render_user_data
-from orchestrator.service.drives import is_only_drives, refuse_smaller_storage
+from orchestrator.service.drives import is_only_drives, refuse_smaller_storage, refuse_storage_of_linux
 from orchestrator.service.lookup import find_newer_image as find_newer_image
 from orchestrator.service.lookup import get_set as get_set
 from orchestrator.service.room import Room, check_room
@@ -51,17 +51,20 @@ def resolve(store: Store, spec: ScaleSetSpec) -> tuple[Image, str]:
 
 def apply(store: Store, spec: ScaleSetSpec, around: Surroundings) -> bool:
     """Declare the set; False if nothing changed. Raises SpecError, NotFound or Conflict before any write."""
-    check_all(store, [spec], around)
-    image, model = resolve(store, spec)
-    changed = store.declare_set(spec, image, model)
-    if not changed:
-        store.touch_set(spec.name)
+    (changed,) = apply_all(store, [spec], around)
     return changed
 
 
-def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings) -> None:
+def apply_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings, file: str = "") -> list[bool]:
+    """The same for the sets of one file: all of them, or none. `file`: its absolute path, if it has one."""
+    check_all(store, specs, around, file)
+    return store.declare_sets([(spec, *resolve(store, spec)) for spec in specs], file)
+
+
+def check_all(store: Store, specs: list[ScaleSetSpec], around: Surroundings, file: str = "") -> None:
     """Everything that can be known to be wrong with the wishes of one file, also between them."""
     known = store.snapshot()
+    _refuse_renaming(known, [spec.name for spec in specs], file)
     for spec in specs:
         image, model = resolve(store, spec)
         _check_update(spec)
@@ -82,12 +85,34 @@ def check(known: Snapshot, spec: ScaleSetSpec, image: Image, around: Surrounding
         )
     render_user_data(spec, f"{spec.name}-00000", "127.0.0.1", dict.fromkeys(spec.setup.secrets, "a secret"))
     current = next((one for one in known.sets if one.name == spec.name), None)
+    if current is not None and current.deleting:
+        raise Conflict(f"set {spec.name!r} is being deleted", "wait for the deletion, then apply again")
     _check_zones(spec, current, around.hosts)
     _check_pool_change(current, spec)
     refuse_smaller_storage(known, spec, current)
+    refuse_storage_of_linux(spec, current)
     _check_firmware(spec, current, around.why_no_firmware)
     check_room(known, spec, Room(around.hosts, around.memory_ratio))
     _check_endpoints(known, spec, current, around.why_not_bindable)
+
+
+def _refuse_renaming(known: Snapshot, names: list[str], file: str) -> None:
+    """A set by another name would be a second one, and the first go on with its machines and drives."""
+    theirs = [one for one in known.sets if file and one.file == file and not one.deleting]
+    left = [one.name for one in theirs if one.name not in names]
+    new = [name for name in names if name not in {one.name for one in known.sets}]
+    if left and new:
+        deletions = ", ".join(f"understudy delete {name}" for name in left)
+        raise Conflict(
+            f"{file} declares {_quoted(new)}, which is new, and no longer {_quoted(left)}, which is still there: "
+            "a set keeps its name",
+            f"{deletions}, then apply again; or put {_quoted(left)} back into the file, in place of "
+            f"{_quoted(new)} or beside it",
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
 
 
 def _check_zones(spec: ScaleSetSpec, current: ScaleSet | None, hosts: tuple[HostSighting, ...]) -> None:

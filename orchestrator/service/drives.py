@@ -35,6 +35,19 @@ def refuse_smaller_storage(known: Snapshot, spec: ScaleSetSpec, current: ScaleSe
             )
 
 
+def refuse_storage_of_linux(spec: ScaleSetSpec, current: ScaleSet | None) -> None:
+    """Raises SpecError where local storage of Linux guests would come to Windows: it takes a file system without a
+    partition table for an empty disk, and formats it."""
+    # Also where none is declared now: what members had before comes back with the declaration.
+    was_linux = current is not None and current.spec.setup.answer_file == "cloud-init"
+    if was_linux and spec.local_storage is not None and spec.setup.answer_file == "unattend":
+        raise SpecError(
+            f"set {spec.name!r}: its machines may have local storage that Linux formatted, and "
+            "Windows would format it again",
+            f"to begin anew: understudy delete {spec.name}, then apply again",
+        )
+
+
 def drives_of(store: Store, set_name: str) -> list[Drive]:
     return [one for one in store.snapshot().drives if one.set_name == set_name]
 

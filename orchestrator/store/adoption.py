@@ -47,6 +47,7 @@ def _put_set(connection: Connection, one: AdoptedSet, now: float) -> None:
         "image_version": declared.image.version,
         "generation": declared.generation,
         "deleting": declared.deleting,
+        "file": declared.file,
     }
     done = connection.execute(update(sets).where(sets.c.name == declared.name).values(**values))
     if done.rowcount == 0:

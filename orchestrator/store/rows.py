@@ -54,6 +54,7 @@ def read_set(row: Any, image: Image) -> ScaleSet:
         stuck=row.stuck,
         pool=PoolCondition(PoolLevel(row.pool_level), row.pool_degraded),
         rollout=RolloutCondition(RolloutLevel(row.rollout_level), row.rollout_model),
+        file=row.file,
     )
 
 

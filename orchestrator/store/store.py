@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,31 +163,55 @@ class Store:
     def declare_set(self, spec: ScaleSetSpec, image: Image, model: str) -> bool:
         """Write the wish; False if it was exactly this already. Raises Conflict while the set is being deleted."""
         with self.database.write() as connection:
-            row = connection.execute(select(sets).where(sets.c.name == spec.name)).first()
-            values = {
-                "spec": spec.to_json(),
-                "model": model,
-                "image_name": image.name,
-                "image_version": image.version,
-            }
-            grow_drives(connection, spec)
-            if row is None:
-                fresh = {"generation": 1, "settled_generation": 0, "deleting": False, "stuck": ""}
-                connection.execute(insert(sets).values(name=spec.name, created_at=self.now(), **fresh, **values))
-                self._note(connection, spec.name, "", "set_declared", f"{spec.name} was declared")
-                return True
-            if row.deleting:
-                raise Conflict(f"set {spec.name!r} is being deleted", "wait for the deletion, then apply again")
-            if all(getattr(row, key) == value for key, value in values.items()):
-                return False
-            connection.execute(
-                update(sets).where(sets.c.name == spec.name).values(generation=sets.c.generation + 1, **values)
-            )
-            self._due_at_once(connection, spec.name)
-            images_of_both = (f"{row.image_name}:{row.image_version}", image.ref)
-            words = describe_changes(read_spec(row.spec), spec, images_of_both)
-            self._note(connection, spec.name, "", "settings_changed", f"{spec.name} was changed: {words}")
+            return self._declare(connection, spec, image, model)
+
+    def declare_sets(self, wishes: Sequence[tuple[ScaleSetSpec, Image, str]], file: str = "") -> list[bool]:
+        """Write the wishes of one file (spec, image, model digest), all or none; False for each that was exactly
+        this already, which is a wish to look again. From now on `file` declares these sets and no others, unless
+        it is empty. Raises Conflict while one of the sets is being deleted."""
+        changed = []
+        with self.database.write() as connection:
+            for spec, image, model in wishes:
+                changed.append(self._declare(connection, spec, image, model))
+                if not changed[-1]:
+                    self._touch(connection, spec.name)
+            if file:
+                self._declared_by(connection, file, [spec.name for spec, _, _ in wishes])
+        return changed
+
+    def _declared_by(self, connection: Connection, file: str, names: list[str]) -> None:
+        # A generation more, for the copies beside the store: what they say too changes with it only.
+        left = (sets.c.file == file) & sets.c.name.not_in(names)
+        fewer = {"file": "", "generation": sets.c.generation + 1}
+        connection.execute(update(sets).where(left).values(**fewer))
+        connection.execute(update(sets).where(sets.c.name.in_(names)).values(file=file))
+
+    def _declare(self, connection: Connection, spec: ScaleSetSpec, image: Image, model: str) -> bool:
+        row = connection.execute(select(sets).where(sets.c.name == spec.name)).first()
+        values = {
+            "spec": spec.to_json(),
+            "model": model,
+            "image_name": image.name,
+            "image_version": image.version,
+        }
+        grow_drives(connection, spec)
+        if row is None:
+            fresh = {"generation": 1, "settled_generation": 0, "deleting": False, "stuck": ""}
+            connection.execute(insert(sets).values(name=spec.name, created_at=self.now(), **fresh, **values))
+            self._note(connection, spec.name, "", "set_declared", f"{spec.name} was declared")
             return True
+        if row.deleting:
+            raise Conflict(f"set {spec.name!r} is being deleted", "wait for the deletion, then apply again")
+        if all(getattr(row, key) == value for key, value in values.items()):
+            return False
+        connection.execute(
+            update(sets).where(sets.c.name == spec.name).values(generation=sets.c.generation + 1, **values)
+        )
+        self._due_at_once(connection, spec.name)
+        images_of_both = (f"{row.image_name}:{row.image_version}", image.ref)
+        words = describe_changes(read_spec(row.spec), spec, images_of_both)
+        self._note(connection, spec.name, "", "settings_changed", f"{spec.name} was changed: {words}")
+        return True
 
     def mark_deleting(self, name: str) -> None:
         """Raises NotFound."""
@@ -229,9 +253,12 @@ class Store:
     def touch_set(self, name: str) -> None:
         """A wish to look again: failed members are due at once, and so are golden images."""
         with self.database.write() as connection:
-            connection.execute(update(sets).where(sets.c.name == name).values(generation=sets.c.generation + 1))
-            self._due_at_once(connection, name)
-            end_golden_troubles(connection, name)
+            self._touch(connection, name)
+
+    def _touch(self, connection: Connection, name: str) -> None:
+        connection.execute(update(sets).where(sets.c.name == name).values(generation=sets.c.generation + 1))
+        self._due_at_once(connection, name)
+        end_golden_troubles(connection, name)
 
     def _due_at_once(self, connection: Connection, set_name: str) -> None:
         """Failed members need not sit out their pause, and nobody is given up: the operator has spoken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 4  # a new one needs its entry in `migrations`
+SCHEMA_VERSION = 5  # a new one needs its entry in `migrations`
 
 metadata = MetaData()
 
@@ -44,6 +44,7 @@ sets = Table(
     Column("rollout_level", String(16), nullable=False, default="none"),
     Column("rollout_model", String(16), nullable=False, default=""),
     Column("created_at", Float, nullable=False),
+    Column("file", Text, nullable=False, default=""),
 )
 
 members = Table(

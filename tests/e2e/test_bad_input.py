@@ -38,15 +38,24 @@ def test_unknown_key_names_file_line_and_nearest_key(empty_micro: Installation) 
     assert "unknown key 'instnaces' (nearest: 'instances')" in said
 
 
+WINDOWS = "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt"
 BAD = [
     ("standby: {state: {running: 20%, stopped: 70%}, max_ready: 4}", "the percentages add up to 90, not to 100"),
     ("standby: {max_ready: 1, min_ready: 4}", "'min_ready' (4) is above 'max_ready' (1)"),
     ("setup: {restarts: -1}", "setup.restarts: Input should be greater than or equal to 0 (given: -1)"),
     ("setup: {steps: [{upload: {from: nosuch/, to: /srv}}]}", "cannot upload 'nosuch/'"),
+    ("setup: {steps: [{upload: {from: /dev/null, to: /srv}}]}", "cannot upload /dev/null: /dev/null is a device"),
     (
         "setup: {answer_file: unattend, windows: {administrator_password_file: open.txt}}",
         "open.txt is open to others (mode 0644)\n  (chmod 600 ",
     ),
+    (WINDOWS + ", local_storage_letter: S}}", "there is no 'local_storage' to take the letter S"),
+    (WINDOWS + "}}\nlocal_storage: {size: 1GiB}", "local_storage: needs 'setup.windows.local_storage_letter'"),
+    (
+        WINDOWS + ", local_storage_letter: S}}\nlocal_storage: {size: 1GiB, mount: /mnt/local}",
+        "local_storage.mount: Windows gives letters, not directories",
+    ),
+    (WINDOWS + "}}\ndrives: [{name: d, size: 1GiB}]", "drives: not with 'answer_file: unattend'"),
     ("drives: [{name: d, size: 1GiB, mount: /d, instances: [web-1, web-2]}]", "no drive is attached to two"),
     ("drives: [{name: d, size: 1GiB, mount: /d}, {name: d, size: 1GiB, mount: /e}]", "two drives are named 'd'"),
     ("zones: [a, nowhere]", "no host is in zone 'nowhere' (zones: a)"),
@@ -54,6 +63,15 @@ BAD = [
     ("setup: {timeout: 10m}", "'10m' has the unknown unit 'm' (known: ms, s, min, h, d)"),
     ("hooks: {on_claim: [date], timeout: 1GiB}", "'1GiB' has the unknown unit 'GiB'"),
     ("hooks: {on_claim: [date], timeout: 0s}", "hooks.timeout: Input should be greater than 0"),
+    ("setup: {timeout: 10ms}", "setup.timeout: must be from 5s to 1d (given: '10ms'); did you mean 10min?"),
+    ("hooks: {timeout: 30ms}", "hooks.timeout: must be from 1s to 1h (given: '30ms'); did you mean 30s?"),
+    ("hooks: {timeout: 30d}", "hooks.timeout: must be from 1s to 1h (given: '30d'); did you mean 30s?"),
+    ("scale_in: {drain_timeout: 300d}", "must be from 0s to 1d (given: '300d'); did you mean 300s?"),
+    (
+        "readiness: [{tcp: {port: 80}, interval: 1ms}]",
+        "readiness.0.interval: must be from 100ms to 5min (given: '1ms'); did you mean 1s?",
+    ),
+    ("repair: {grace: 30d}", "repair.grace: must be from 0s to 7d (given: '30d'); did you mean 30min?"),
     ("stanby: {max_ready: 3}", "unknown key 'stanby' (nearest: 'standby')"),
     ("spot: true", "machines here are never preempted"),
     ("fault_domains: 3", "a set has one fault domain in each zone"),

@@ -14,7 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.models.machine import Hardware
+from orchestrator.models.naming import LOCAL_SERIAL
+from orchestrator.models.storage import ExtraDisk
 from orchestrator.models.windows import MAX_LOGON_COMMAND, WindowsSpec
+from orchestrator.render.domain import render_disk
 from orchestrator.render.unattend import hide_password, logon_commands, render_unattend
 from tests.golden.golden import assert_golden
 from tests.unit.examples import many
@@ -203,6 +207,19 @@ def test_the_disk_of_the_letter_comes_before_the_operators_commands() -> None:
     assert len(disk) <= MAX_LOGON_COMMAND
     other, _ = logon_commands(windows(local_storage_letter="T", first_logon_commands=["mine"]))
     assert disk.replace("DriveLetter S", "DriveLetter T").replace("'S'", "'T'").replace(" S:", " T:") == other
+
+
+def test_the_disk_is_that_of_local_storage_as_its_domain_names_it_and_never_another() -> None:
+    (disk,) = logon_commands(windows(local_storage_letter="S"))
+    local = render_disk(ExtraDisk("a-volume", LOCAL_SERIAL, 0, 2**30), "/srv/a-volume", Hardware())
+    serial = ElementTree.fromstring(local).findtext("serial")
+    chosen, found, rest = disk.partition(f"Where-Object {{ ([string]$_.SerialNumber).Trim() -eq '{serial}' }});")
+    assert found
+    assert chosen.count("Get-Disk") == 1
+    assert rest.startswith(" if ($d.Count -ne 1) { exit 1 }; $n = $d[0].Number;")
+    # From there on everything is about disk $n.
+    assert set(re.findall(r"(?:Disk|DiskNumber|Number) (\$?\w+)", rest)) == {"$n"}
+    assert "-First 1" not in chosen
 
 
 def test_the_disk_is_formatted_only_if_nothing_is_on_it() -> None:

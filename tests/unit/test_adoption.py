@@ -21,6 +21,7 @@ from orchestrator.models.ownership import TagState, tag_for
 from orchestrator.models.sightings import Power
 from orchestrator.planner.adoption import Known, plan_adoption
 from orchestrator.planner.parking import PARKED_POWER
+from orchestrator.service import declare
 from orchestrator.service.adopt import find_adoption, refuse_unneeded
 from orchestrator.store.adoption import write_adoption
 from tests.builders import INSTALLATION, MIB, NOW, PREFIX, make_image, make_member, make_set, make_spec
@@ -446,12 +447,27 @@ def test_a_file_is_taken_where_the_copy_is_lost_too(site: Site) -> None:
     with pytest.raises(Conflict, match="2 of set 'web'"):
         find_adoption(site.store, ledger, site.hosts, PREFIX)
     smaller = spec.model_copy(update={"instances": 1})
-    write_adoption(site.store, find_adoption(site.store, ledger, site.hosts, PREFIX, [smaller]))
+    write_adoption(site.store, find_adoption(site.store, ledger, site.hosts, PREFIX, [smaller], "/srv/web.yaml"))
+    assert [one.file for one in site.store.snapshot().sets] == ["/srv/web.yaml"]
     site.settle()
     assert {one.name for one in site.instances()} == before
     unknown = spec.model_copy(update={"image": "nothing"})
     with pytest.raises(NotFound, match="image 'nothing' is missing"):
         find_adoption(site.store, ledger, site.hosts, PREFIX, [unknown])
+
+
+def test_the_file_of_a_set_outlives_the_store_also_when_it_declares_it_no_more(site: Site) -> None:
+    web = make_spec(instances=0, endpoints=[])
+    shop = make_spec(name="shop", instances=0, endpoints=[])
+    declare.apply_all(site.store, [web, shop], site.surroundings(), "/srv/both.yaml")
+    site.settle()
+    declare.apply_all(site.store, [web], site.surroundings(), "/srv/both.yaml")
+    site.settle()
+    assert site.ledger is not None
+    assert site.ledger.find_newer(site.store.snapshot().sets) == ""
+    lose_the_store(site)
+    adopt(site)
+    assert {one.name: one.file for one in site.store.snapshot().sets} == {"shop": "", "web": "/srv/both.yaml"}
 
 
 def test_a_file_is_not_adopted_where_nothing_was_lost() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.models.members import GuestPhase, Member, Phase, Request, Role
+from orchestrator.models.members import GuestPhase, Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.spec import model_digest
 from orchestrator.models.steps import EffectKind, Interrupt, Step
@@ -30,7 +30,11 @@ from tests.unit.test_planner_member import only_advance, only_effect, plan_for
 HOOKS = {"on_claim": ["come"], "on_drain": ["go"]}
 PLAIN = make_set(make_spec(standby={"state": "running", "max_ready": 4}))
 HOOKED = make_set(make_spec(standby={"state": "running", "max_ready": 4}, hooks=HOOKS))
-OTHERS = make_set(make_spec(standby={"state": "running", "max_ready": 4}, setup={"answer_file": "none"}))
+WITHOUT_KEYS = (
+    {"answer_file": "none"},
+    {"answer_file": "unattend", "windows": {"administrator_password_file": "/secrets/admin.txt"}},
+)
+OTHERS = [make_set(make_spec(standby={"state": "running", "max_ready": 4}, setup=one)) for one in WITHOUT_KEYS]
 
 
 def only_reason(made: MemberPlan) -> str:
@@ -90,16 +94,18 @@ def test_without_on_drain_telling_holds_up_no_drain_that_is_over() -> None:
     assert only_advance(plan_for(late, wanted=PLAIN)).phase is Phase.DELETING
 
 
+@pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("phase", [Phase.READY, Phase.STANDBY])
-def test_a_guest_without_our_keys_is_never_told_in_the_pool(phase: Phase) -> None:
-    made = plan_for(make_member(OTHERS, role=Role.STANDBY, phase=phase, told=None), wanted=OTHERS)
+def test_a_guest_without_our_keys_is_never_told_in_the_pool(phase: Phase, others: ScaleSet) -> None:
+    made = plan_for(make_member(others, role=Role.STANDBY, phase=phase, told=None), wanted=others)
     assert not [step for step in made.steps if getattr(step, "kind", None) is EffectKind.TELL]
 
 
-def test_a_guest_without_our_keys_is_never_told_in_service() -> None:
-    assert plan_for(make_member(OTHERS, told=None), wanted=OTHERS) == MemberPlan()
-    leaving = make_member(OTHERS, phase=Phase.DRAINING, request=Request.REMOVE, told=None)
-    assert only_advance(plan_for(leaving, wanted=OTHERS)).phase is Phase.DELETING
+@pytest.mark.parametrize("others", OTHERS)
+def test_a_guest_without_our_keys_is_never_told_in_service(others: ScaleSet) -> None:
+    assert plan_for(make_member(others, told=None), wanted=others) == MemberPlan()
+    leaving = make_member(others, phase=Phase.DRAINING, request=Request.REMOVE, told=None)
+    assert only_advance(plan_for(leaving, wanted=others)).phase is Phase.DELETING
 
 
 # ---- on_claim ------------------------------------------------------------------------------------------------
@@ -193,6 +199,7 @@ def test_hooks_that_cannot_be_meant_are_refused(hooks: dict[str, object]) -> Non
         make_spec(hooks=hooks)
 
 
-def test_hooks_need_a_guest_with_our_keys() -> None:
+@pytest.mark.parametrize("setup", WITHOUT_KEYS)
+def test_hooks_need_a_guest_with_our_keys(setup: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="'hooks' need 'answer_file: cloud-init'"):
-        make_spec(hooks=HOOKS, setup={"answer_file": "none"})
+        make_spec(hooks=HOOKS, setup=setup)

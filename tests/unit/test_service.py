@@ -177,6 +177,24 @@ def test_a_set_that_has_its_firmware_can_be_made_smaller_where_that_is_no_more(s
         declare.apply(storage.store, make_spec(machine={"firmware": "uefi-secure"}), bare)
 
 
+def test_local_storage_of_linux_guests_never_comes_to_windows(storage: Storage) -> None:
+    linux = make_spec(local_storage={"size": "1GiB", "mount": "/mnt/local"})
+    windows = make_spec(
+        local_storage={"size": "1GiB"},
+        setup={
+            "answer_file": "unattend",
+            "windows": {"administrator_password_file": "/secrets/admin.txt", "local_storage_letter": "S"},
+        },
+    )
+    for before in (linux, make_spec()):
+        declare.apply(storage.store, before, around())
+        with pytest.raises(SpecError, match="that Linux formatted, and Windows would format it again") as error:
+            declare.apply(storage.store, windows, around())
+        assert error.value.fix == "to begin anew: understudy delete web, then apply again"
+        assert declare.get_set(storage.store, "web").spec == before
+    assert declare.apply(storage.store, windows.model_copy(update={"name": "win", "endpoints": ()}), around())
+
+
 def test_an_endpoint_of_another_set_is_refused(storage: Storage) -> None:
     declare.apply(storage.store, make_spec(), around())
     with pytest.raises(Conflict, match=r"wants 127.0.0.1:8080, which belongs to set 'web'") as renamed:
@@ -230,6 +248,80 @@ def test_wishes_of_one_file_are_checked_against_each_other_before_any_is_declare
     with pytest.raises(Conflict, match=r"'api'.* wants 127\.0\.0\.1:8080, which belongs to set 'web'"):
         declare.check_all(storage.store, specs, around())
     assert unchanged(storage)
+
+
+API = {"name": "api", "endpoints": [{"name": "http", "listen": 8081, "port": 80}]}
+
+
+def test_no_set_of_a_file_is_declared_while_another_one_of_it_is_being_deleted(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around())
+    declare.delete(storage.store, "api")
+    before, told = storage.store.snapshot(), storage.kinds()
+    for wish in (declare.check_all, declare.apply_all):
+        with pytest.raises(Conflict, match="set 'api' is being deleted"):
+            wish(storage.store, [make_spec(instances=5), make_spec(**API)], around())
+    assert storage.store.snapshot() == before
+    assert storage.kinds() == told
+
+
+def test_sets_of_a_file_are_declared_together_and_looked_at_again_when_nothing_changed(storage: Storage) -> None:
+    specs = [make_spec(), make_spec(**API)]
+    assert declare.apply_all(storage.store, specs, around()) == [True, True]
+    assert declare.apply_all(storage.store, [make_spec(instances=5), specs[1]], around()) == [True, False]
+    assert [one.generation for one in storage.store.snapshot().sets] == [2, 2]
+
+
+FILE = "/srv/web.yaml"
+
+
+def test_a_set_that_is_renamed_in_its_file_is_refused_with_both_ways_out(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    before, told = storage.store.snapshot(), storage.kinds()
+    for wish in (declare.check_all, declare.apply_all):
+        with pytest.raises(Conflict) as error:
+            wish(storage.store, [make_spec(**API)], around(), FILE)
+        assert error.value.message == (
+            "/srv/web.yaml declares 'api', which is new, and no longer 'web', which is still there: "
+            "a set keeps its name"
+        )
+        assert error.value.fix == (
+            "understudy delete web, then apply again; or put 'web' back into the file, in place of 'api' "
+            "or beside it"
+        )
+    assert storage.store.snapshot() == before
+    assert storage.kinds() == told
+    # Either way out.
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around(), FILE)
+    declare.delete(storage.store, "web")
+    shop = make_spec(name="shop", endpoints=[])
+    declare.apply_all(storage.store, [make_spec(**API), shop], around(), FILE)
+
+
+def test_a_set_that_its_file_gave_up_without_a_new_one_is_that_files_no_more(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec(), make_spec(**API)], around(), FILE)
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    assert {one.name: one.file for one in storage.store.snapshot().sets} == {"api": "", "web": FILE}
+    declare.apply_all(storage.store, [make_spec(), make_spec(name="shop", endpoints=[])], around(), FILE)
+
+
+def test_a_file_that_was_moved_or_copied_declares_what_is_in_it(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    declare.apply_all(storage.store, [make_spec(**API)], around(), "/srv/a-copy.yaml")
+    declare.apply_all(storage.store, [make_spec()], around(), "/srv/moved.yaml")
+    assert {one.name: one.file for one in storage.store.snapshot().sets} == {
+        "api": "/srv/a-copy.yaml",
+        "web": "/srv/moved.yaml",
+    }
+    declare.apply_all(storage.store, [make_spec(name="shop", endpoints=[])], around(), FILE)
+
+
+def test_what_comes_from_no_file_renames_nothing_and_takes_no_set_from_its_file(storage: Storage) -> None:
+    declare.apply_all(storage.store, [make_spec()], around())
+    declare.apply_all(storage.store, [make_spec(**API)], around())
+    declare.apply_all(storage.store, [make_spec()], around(), FILE)
+    declare.apply_all(storage.store, [make_spec(instances=5)], around())
+    declare.scale(storage.store, "web", 3, around())
+    assert declare.get_set(storage.store, "web").file == FILE
 
 
 # ---- preview -------------------------------------------------------------------------------------------------

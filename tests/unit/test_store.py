@@ -117,12 +117,21 @@ def test_who_was_let_go_before_that_was_kept_is_taken_from_the_events(storage: S
     assert storage.store.find_departed([member.name, "web-other"]) == {member.name}
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        connection.execute("DROP TABLE departed")
+        for statement in takes_back(3):
+            connection.execute(statement)
         connection.execute("UPDATE facts SET value = '3' WHERE key = 'schema_version'")
     connection.close()
     again = open_store(url_of(tmp_path), FakeClock().now)
     assert again.find_departed([member.name, "web-other"]) == {member.name}
     again.close()
+
+
+def test_of_sets_declared_together_none_is_written_if_one_cannot_be(storage: Storage) -> None:
+    storage.declare()
+    storage.store.mark_deleting("web")
+    with pytest.raises(Conflict, match="set 'web' is being deleted"):
+        storage.store.declare_sets([(one, storage.image, "m") for one in (make_spec(name="api"), make_spec())])
+    assert [one.name for one in storage.store.snapshot().sets] == ["web"]
 
 
 def test_no_store_is_changed_under_an_older_controller(storage: Storage, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import tarfile
 from pathlib import Path
@@ -114,3 +115,32 @@ def test_archives_that_no_set_needs_are_removed(site: Path, store: Path) -> None
 def test_a_file_that_went_away_is_named(tmp_path: Path, store: Path) -> None:
     with pytest.raises(SpecError, match=r"cannot upload .*gone"):
         pack_uploads(spec_for(tmp_path / "gone", "/srv"), store)
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket"])
+def test_what_is_no_file_is_refused_with_its_path_alone_and_within_a_folder(
+    kind: str, site: Path, store: Path
+) -> None:
+    strange = site / "css" / "strange"
+    if kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(strange))
+    else:
+        os.mkfifo(strange)
+    for source, to in ((site, "/srv/www"), (strange, "/srv/strange")):
+        with pytest.raises(SpecError) as error:
+            packed(source, to, store)
+        assert error.value.message == f"cannot upload {source}: {strange} is {kind}"
+        assert error.value.fix == "files can be uploaded, and folders of files, folders and links"
+    assert list(store.iterdir()) == []
+
+
+def test_a_device_is_refused(store: Path) -> None:
+    with pytest.raises(SpecError, match="cannot upload /dev/null: /dev/null is a device"):
+        packed("/dev/null", "/srv/null", store)
+
+
+def test_links_in_a_folder_are_uploaded_as_links_whatever_they_point_to(site: Path, store: Path) -> None:
+    (site / "current").symlink_to("/dev/null")
+    with packed(site, "/srv/www", store) as archive:
+        assert archive.getmember("srv/www/current").linkname == "/dev/null"

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from orchestrator.models.spec import ScaleSetSpec, model_digest
 from orchestrator.models.windows import MAX_COMMANDS, MAX_LOGON_COMMAND, MAX_SPECIALIZE_COMMAND
+from orchestrator.models.windows_disks import find_useless_windows_disks
 from tests.builders import make_spec
 from tests.unit.examples import many
 
@@ -125,6 +126,44 @@ def test_a_command_is_as_long_as_windows_takes(key: str, longest: int) -> None:
 def test_there_are_as_many_commands_as_can_be_numbered() -> None:
     assert make_spec(setup=setup(first_logon_commands=["x"] * MAX_COMMANDS))
     assert "first_logon_commands" in refusal(first_logon_commands=["x"] * (MAX_COMMANDS + 1))
+
+
+@pytest.mark.parametrize(
+    ("letter", "disks", "where", "words"),
+    [
+        ("S", {}, "setup.windows.local_storage_letter", "there is no 'local_storage' to take the letter S"),
+        ("", {"local_storage": {"size": "1GiB"}}, "local_storage", "needs 'setup.windows.local_storage_letter'"),
+        (
+            "S",
+            {"local_storage": {"size": "1GiB", "mount": "/mnt/local"}},
+            "local_storage.mount",
+            "Windows gives letters, not directories",
+        ),
+        (
+            "S",
+            {"local_storage": {"size": "1GiB"}, "drives": [{"name": "data", "size": "1GiB"}]},
+            "drives",
+            "not with 'answer_file: unattend'",
+        ),
+    ],
+)
+def test_disks_that_windows_could_not_use_are_refused_in_files_but_read_where_they_are_recorded(
+    letter: str, disks: dict[str, Any], where: str, words: str
+) -> None:
+    spec = make_spec(setup=setup(local_storage_letter=letter), **disks)
+    assert ScaleSetSpec.model_validate_json(spec.to_json()) == spec
+    ((path, text),) = find_useless_windows_disks(spec)
+    assert ".".join(str(part) for part in path) == where
+    assert text.startswith(f"{where}: ")
+    assert words in text
+
+
+def test_one_disk_with_a_letter_and_all_disks_of_other_guests_are_taken() -> None:
+    local = {"size": "1GiB"}
+    windows = make_spec(setup=setup(local_storage_letter="S"), local_storage=local)
+    drive = {"name": "data", "size": "1GiB", "mount": "/mnt/data"}
+    linux = make_spec(local_storage={**local, "mount": "/mnt/local"}, drives=[drive])
+    assert [*find_useless_windows_disks(windows), *find_useless_windows_disks(linux)] == []
 
 
 @pytest.mark.parametrize("fields", [{"firmware": "efi"}, {"disk_bus": "ide"}, {"nic": "e1000"}])
