@@ -19,18 +19,21 @@ from orchestrator.models.steps import (
 )
 from orchestrator.store.tables import members
 
+_LONGEST_FAILURE = 2000  # characters: a sentence and the end of a console
+NO_FAILURES: dict[str, Any] = {"failures": 0, "last_failure": ""}
+
 
 def plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
     """(kind of event, columns) of a step that changes one member and nothing else."""
     match step:
         case Claim():
-            role, phase = Role.INSTANCE.value, step.phase.value
-            return "claim_served", {"role": role, "phase": phase, "failures": step.failures, "told": None}
+            place = {"role": Role.INSTANCE.value, "phase": step.phase.value, "told": None}
+            return "claim_served", {**place, **counted(step.failures, step.reason)}
         case Repair():
-            return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
+            return "repairing", {"request": step.request.value, **counted(step.member.failures + 1, step.reason)}
         case NoteHealth():
             kind = "healthy" if step.unhealthy_since is None else "unhealthy"
-            over = {"failures": 0} if step.is_well else {}
+            over = NO_FAILURES if step.is_well else {}
             return kind, {"unhealthy_since": step.unhealthy_since, **over}
         case NoteRestart():
             return "setup_restart", {"restarts": step.member.restarts + 1}
@@ -40,12 +43,17 @@ def plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Rene
             return "renewed", {"request": Request.REIMAGE.value}
 
 
+def counted(failures: int, reason: str) -> dict[str, Any]:
+    """So many tries that did not help, and what the last of them says."""
+    return {"failures": failures, "last_failure": reason[:_LONGEST_FAILURE]} if failures else NO_FAILURES
+
+
 def tries_after(step: Advance) -> dict[str, Any]:
     """What an advance makes of the tries that did not help."""
     if step.phase is Phase.STANDBY:
-        return {"failures": 0}
+        return NO_FAILURES
     is_try = step.phase is Phase.FAILED or step.is_repair
-    return {"failures": step.member.failures + 1} if is_try else {}
+    return counted(step.member.failures + 1, step.reason) if is_try else {}
 
 
 def has_drives(member: Member, kind: EffectKind) -> bool:

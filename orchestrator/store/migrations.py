@@ -31,4 +31,9 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO departed (name, at) "
         "SELECT member, MAX(at) FROM events WHERE kind = 'deleted' GROUP BY member",
     ),
+    4: (
+        "ALTER TABLE members ADD COLUMN last_failure TEXT DEFAULT '' NOT NULL",
+        # Of who has failed and is not tried again yet, the reason is the failure's.
+        "UPDATE members SET last_failure = SUBSTR(reason, 1, 2000) WHERE phase = 'failed'",
+    ),
 }

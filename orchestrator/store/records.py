@@ -36,7 +36,7 @@ from orchestrator.models.steps import (
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
-from orchestrator.store.changes import as_planned, has_drives, plain_change, tries_after
+from orchestrator.store.changes import NO_FAILURES, as_planned, counted, has_drives, plain_change, tries_after
 from orchestrator.store.departed import is_departed, remember_departed
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
 from orchestrator.store.fence import Fence
@@ -138,14 +138,14 @@ class Recorder:
                 values["told"] = None
             if following is not member.phase:
                 values |= {"phase": following.value, "phase_since": self._store.now()}
-                values |= {"failures": 0} if following is Phase.STANDBY else {}
+                values |= NO_FAILURES if following is Phase.STANDBY else {}
             if not values:
                 return True
             return self._change(connection, member, f"{reason}: done", following.value, values)
 
     def failed(self, member: Member, reason: str) -> bool:
         """Record that a machine is no good; it is removed and tried again after a pause."""
-        values = {"phase": Phase.FAILED.value, "failures": member.failures + 1}
+        values = {"phase": Phase.FAILED.value, **counted(member.failures + 1, reason)}
         with self._write() as connection:
             done = self._change(connection, member, reason, "failed", values)
             if done:
@@ -257,7 +257,8 @@ class Recorder:
         """A new instance goes on with the failures of the one whose drives it gets."""
         inherited = self._hold_drives(connection, holder)
         if inherited > failures:
-            connection.execute(update(members).where(members.c.name == holder.member).values(failures=inherited))
+            passed_on = counted(inherited, "the instance that had its drives before it did not come to serve")
+            connection.execute(update(members).where(members.c.name == holder.member).values(**passed_on))
 
     def _hold_drives(self, connection: Connection, holder: Holder) -> int:
         """The failures that went with what it has taken."""
@@ -314,7 +315,7 @@ class Recorder:
     def _new_body(self, connection: Connection, step: Advance) -> dict[str, Any]:
         member = step.member
         row = connection.execute(select(sets).where(sets.c.name == member.set_name)).one()
-        values = {
+        values: dict[str, Any] = {
             "incarnation": member.incarnation + 1,
             "model": row.model,
             "image_digest": self._image_digest(connection, row),
@@ -324,7 +325,7 @@ class Recorder:
             "entered": False,
         }
         if row.model != member.model:
-            values["failures"] = 0  # those of another model say nothing about this one
+            values |= NO_FAILURES  # those of another model say nothing about this one
         if step.new_storage:
             values["storage_since"] = member.incarnation + 1
         return values

@@ -117,11 +117,29 @@ def test_who_was_let_go_before_that_was_kept_is_taken_from_the_events(storage: S
     assert storage.store.find_departed([member.name, "web-other"]) == {member.name}
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        connection.execute("DROP TABLE departed")
+        for statement in takes_back(3):
+            connection.execute(statement)
         connection.execute("UPDATE facts SET value = '3' WHERE key = 'schema_version'")
     connection.close()
     again = open_store(url_of(tmp_path), FakeClock().now)
     assert again.find_departed([member.name, "web-other"]) == {member.name}
+    again.close()
+
+
+def test_what_had_failed_in_an_older_store_keeps_its_reason(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    failed = storage.admit()
+    storage.recorder.failed(failed, "no net")
+    other = storage.admit()
+    storage.store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        for statement in takes_back(4):
+            connection.execute(statement)
+        connection.execute("UPDATE facts SET value = '4' WHERE key = 'schema_version'")
+    connection.close()
+    again = open_store(url_of(tmp_path), FakeClock().now)
+    said = {one.name: one.last_failure for one in again.snapshot().members}
+    assert said == {failed.name: "no net", other.name: ""}
     again.close()
 
 

@@ -554,6 +554,47 @@ def test_a_repair_asks_and_counts(storage: Storage) -> None:
     assert storage.put(asked, Phase.STARTING).unhealthy_since is None
 
 
+def test_what_the_last_try_failed_of_is_kept_while_it_is_tried_again_and_forgotten_once_it_is_well(
+    storage: Storage,
+) -> None:
+    storage.declare()
+    member = storage.admit()
+    storage.recorder.failed(member, f"no net\n{'x' * 5000}")
+    again = Advance(storage.member(member.name), Phase.CREATING, "trying it again", new_body=True)
+    storage.recorder.perform(again)
+    storage.recorder.succeeded(storage.member(member.name), EffectKind.CREATE, "creating machine 2")
+    tried = storage.member(member.name)
+    assert (tried.failures, tried.last_failure.partition("\n")[0]) == (1, "no net")
+    assert (len(tried.last_failure), tried.reason) == (2000, "creating machine 2: done")
+    serving = storage.put(tried, Phase.READY, Phase.IN_SERVICE)
+    storage.recorder.perform(NoteHealth(serving, None, True, "it answers"))
+    well = storage.member(member.name)
+    assert (well.failures, well.last_failure) == (0, "")
+
+
+@pytest.mark.parametrize("way", ["a request", "applying the file", "another model", "the pool"])
+def test_a_failure_is_forgotten_with_the_tries(storage: Storage, way: str) -> None:
+    storage.declare(standby={"max_ready": 5})
+    member = storage.admit(Role.STANDBY if way == "the pool" else Role.INSTANCE)
+    for _ in range(5):
+        storage.recorder.failed(storage.member(member.name), "no net")
+        if storage.member(member.name).failures < 5:
+            storage.put(storage.member(member.name), Phase.CREATING)
+    failed = storage.member(member.name)
+    assert (failed.failures, failed.last_failure) == (5, "no net")
+    if way == "a request":
+        storage.store.request(failed, Request.REIMAGE)
+    elif way == "applying the file":
+        storage.store.touch_set("web")
+    elif way == "another model":
+        storage.declare(machine={"memory": "256MiB"})
+        storage.recorder.perform(Advance(storage.member(member.name), Phase.CREATING, "again", new_body=True))
+    else:
+        storage.put(failed, Phase.STANDBY)
+    after = storage.member(member.name)
+    assert (after.failures, after.last_failure) == (0, "")
+
+
 def test_giving_up_is_said_once_and_with_the_way_out(storage: Storage) -> None:
     storage.declare()
     member = storage.admit()
