@@ -18,6 +18,7 @@ from orchestrator.models.steps import Advance, GiveUp, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check, servers_of
 from orchestrator.planner.drives import FreeDrives, held_back
+from orchestrator.planner.restarts import is_held
 
 
 @dataclass
@@ -70,8 +71,15 @@ def _room(wanted: ScaleSet, members: list[Member], at: Moment) -> int:
     missing = wanted.wanted_instances - len(instances)
     held = held_back(wanted, members, at.powers, missing, FreeDrives())
     allowed = max(len(instances) * wanted.spec.repair.max_unhealthy // 100, 1)
-    away = (Phase.IN_SERVICE, Phase.STOPPED)
-    return allowed - held - sum(member.phase not in away or member.request is not None for member in instances)
+    return allowed - held - sum(_is_away(member) for member in instances)
+
+
+def _is_away(member: Member) -> bool:
+    """It has served, does not now, and is to again. Growth is missed by nobody yet, and who is given up does not
+    come back by itself: neither may keep others from being repaired."""
+    stays = member.phase in (Phase.IN_SERVICE, Phase.STOPPED) and member.request is None
+    is_given_up = member.failures >= MAX_TRIES and (member.phase is Phase.FAILED or is_held(member))
+    return member.served and not stays and not is_given_up
 
 
 def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
@@ -129,8 +137,8 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
 
 
 def _wait_for_room(member: Member, since: float, made: Repairs, trouble: str) -> None:
-    """Said of the instance: while others are repaired, nothing is said of what its set waits for."""
-    words = f"{trouble}; as many as max_unhealthy allows are being repaired already"
+    """Said of the instance: while others are under way, nothing is said of what its set waits for."""
+    words = f"{trouble}; as many as max_unhealthy allows are out of service already"
     made.waiting.append(words)
     if member.reason != words:
         made.steps.append(NoteHealth(member, since, False, words))

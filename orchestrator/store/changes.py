@@ -27,8 +27,9 @@ def plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Rene
     """(kind of event, columns) of a step that changes one member and nothing else."""
     match step:
         case Claim():
-            place = {"role": Role.INSTANCE.value, "phase": step.phase.value, "told": None}
-            return "claim_served", {**place, **counted(step.failures, step.reason)}
+            # Failures come with the place of one that had served.
+            place = {"role": Role.INSTANCE.value, "phase": step.phase.value, "served": step.failures > 0}
+            return "claim_served", {**place, "told": None, **counted(step.failures, step.reason)}
         case Repair():
             return "repairing", {"request": step.request.value, **counted(step.member.failures + 1, step.reason)}
         case NoteHealth():

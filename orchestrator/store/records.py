@@ -258,7 +258,8 @@ class Recorder:
         inherited = self._hold_drives(connection, holder)
         if inherited > failures:
             passed_on = counted(inherited, "the instance that had its drives before it did not come to serve")
-            connection.execute(update(members).where(members.c.name == holder.member).values(**passed_on))
+            heir = members.c.name == holder.member
+            connection.execute(update(members).where(heir).values(served=True, **passed_on))
 
     def _hold_drives(self, connection: Connection, holder: Holder) -> int:
         """The failures that went with what it has taken."""
@@ -296,7 +297,7 @@ class Recorder:
         if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
             values["told"] = None
         if step.phase is Phase.IN_SERVICE:
-            values |= {"parked": None, "entered": True}
+            values |= {"parked": None, "entered": True, "served": True}
         if step.parked is not None:
             values["parked"] = step.parked.value
         if step.answered:

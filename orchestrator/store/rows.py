@@ -97,6 +97,7 @@ def read_member(row: Any, drives: tuple[Drive, ...] = ()) -> Member:
         entered=row.entered,
         storage_since=row.storage_since,
         last_failure=row.last_failure,
+        served=row.served,
         drives=drives,
     )
 

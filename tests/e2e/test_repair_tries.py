@@ -74,7 +74,7 @@ def test_not_more_are_repaired_at_once_than_max_unhealthy_and_who_waits_says_why
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 0, said
     both = {trio.chronic, trio.once}
-    held_back = "as many as max_unhealthy allows are being repaired already"
+    held_back = "as many as max_unhealthy allows are out of service already"
     waiting = trio.told.wait(lambda one: held_back in one["reason"], 30, "one waits for the other")
     assert waiting["member"] in both
     (other,) = both - {waiting["member"]}

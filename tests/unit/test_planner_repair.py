@@ -38,6 +38,7 @@ from tests.builders import (
     see_world,
     wish,
 )
+from tests.unit.world import World, record
 
 READINESS = [{"http": {"port": 80}, "interval": "2s", "failures": 3}]
 SURE = 15.0  # seconds; the time of three checks is shorter than the patience
@@ -290,13 +291,54 @@ def test_not_more_are_repaired_at_once_than_max_unhealthy(instances: int, share:
     assert repaired(repairs(wanted, *away, *ill[at_once:])) == []
 
 
+@pytest.mark.parametrize(
+    "idle",
+    [
+        {"phase": Phase.FAILED, "failures": MAX_TRIES},
+        {"phase": Phase.STARTING, "failures": MAX_TRIES, "unhealthy_since": NOW},  # held: it restarts over and over
+        {"phase": Phase.CREATING, "served": False},
+        {"phase": Phase.PROVISIONING, "served": False},
+        {"phase": Phase.FAILED, "served": False, "failures": 2},
+        {"phase": Phase.STARTING, "entered": False, "served": False},  # claimed
+    ],
+)
+def test_who_is_given_up_and_growth_keep_nobody_from_being_repaired(idle: dict[str, Any]) -> None:
+    wanted = web(instances=3)
+    others = [make_member(wanted, "00001", **{"served": True, **idle}), make_member(wanted, "00003")]
+    assert repaired(repairs(wanted, *others, long_ill(wanted, "00002"))) == ["web-00002"]
+
+
+@pytest.mark.parametrize(
+    "away",
+    [
+        {"phase": Phase.CREATING},
+        {"phase": Phase.FAILED, "failures": MAX_TRIES - 1},
+        {"phase": Phase.STARTING, "failures": 2, "unhealthy_since": NOW},
+        {"phase": Phase.STARTING, "failures": MAX_TRIES},  # its last try
+        {"request": Request.RESTART},
+    ],
+)
+def test_who_is_expected_back_counts_as_out_of_service(away: dict[str, Any]) -> None:
+    wanted = web(instances=3)
+    other = make_member(wanted, "00001", **{"served": True, "entered": False, **away})
+    assert repaired(repairs(wanted, other, long_ill(wanted, "00002"))) == []
+
+
+def test_who_takes_the_place_of_a_broken_one_counts_until_it_serves() -> None:
+    wanted, instances, spares = replacing()
+    world = World({"web": wanted}, {one.name: one for one in [*instances, *spares]}, {}, see_balancer(wanted))
+    for failures in (0, 2):
+        claimed = record(world, Claim(spares[0], Phase.STARTING, "claimed", failures)).members[spares[0].name]
+        assert claimed.served is (failures > 0)
+
+
 def test_who_waits_because_others_are_repaired_says_so_once_and_is_ill_since_then() -> None:
     wanted = web(instances=2)
     away, ill = make_member(wanted, phase=Phase.STARTING), long_ill(wanted, "00002")
     step = only(repairs(wanted, away, ill))
     assert isinstance(step, NoteHealth)
     assert (step.member, step.unhealthy_since, step.is_well) == (ill, NOW - SURE, False)
-    assert "as many as max_unhealthy allows are being repaired already" in step.reason
+    assert "as many as max_unhealthy allows are out of service already" in step.reason
     made = repairs(wanted, away, replace(ill, reason=step.reason))
     assert (made.steps, made.waiting) == ([], [step.reason])
 

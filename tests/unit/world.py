@@ -151,7 +151,7 @@ def record(world: World, step: RecordStep) -> World:
 def _changed(step: Claim | Repair | NoteHealth | GiveUp | NoteRestart | Retire | Renew) -> dict[str, object]:
     match step:
         case Claim():
-            place = {"role": Role.INSTANCE, "phase": step.phase, "told": None}
+            place = {"role": Role.INSTANCE, "phase": step.phase, "told": None, "served": step.failures > 0}
             return {**place, **_counted(step.failures, step.reason)}
         case Repair():
             return {"request": step.request, **_counted(step.member.failures + 1, step.reason)}
@@ -271,7 +271,7 @@ def _hold_drives(world: World, name: str, begins: bool = False) -> World:
     inherited = max((one.failures for one in changes), default=0)
     if begins and inherited > member.failures:
         said = "the instance that had its drives before it did not come to serve"
-        heir = replace(member, failures=inherited, last_failure=said)
+        heir = replace(member, failures=inherited, last_failure=said, served=True)
         world = replace(world, members={**world.members, name: heir})
     changed = {(one.set_name, one.name, one.slot): replace(one, failures=0) for one in changes}
     return replace(world, drives={**world.drives, **changed})
@@ -305,6 +305,7 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
     if step.phase is Phase.IN_SERVICE:
         fields["parked"] = None
         fields["entered"] = True
+        fields["served"] = True
     if step.parked is not None:
         fields["parked"] = step.parked
     if step.answered:

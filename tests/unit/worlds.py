@@ -138,6 +138,7 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         parked=parked,
         told=draw(st.sampled_from(told_in(wanted, role, phase, parked))),
         entered=role is Role.INSTANCE and (phase in SERVES or (phase in ENTERS and draw(st.booleans()))),
+        served=role is Role.INSTANCE and (phase in SERVES or draw(st.booleans())),
     )
 
 
