@@ -57,7 +57,7 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
             continue
         power = at.powers[member.name]
         if power in OFF:
-            _revive(wanted, member, power, at, made)
+            room -= _revive(wanted, member, at, made, room)
         elif member.name in at.observed.halted:  # a new start would find no room either
             made.waiting.append(f"{member.name} is paused: host {member.host} cannot write its disk")
         elif power is Power.RUNNING and _is_seen(wanted, member, at.observed):
@@ -87,24 +87,32 @@ def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
     return observed.balancer.running or not wanted.spec.endpoints or member.name in observed.silent
 
 
-def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Repairs) -> None:
-    """Its machine is off or gone: nobody loses by a repair, so `grace` and `max_unhealthy` do not count."""
-    action = wanted.spec.repair.action
+def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
+    """Its machine is off or gone, so `grace` does not count. 1 if it gets a new body, or its place goes to another.
+
+    Nobody loses by a plain start, for which there is always room: after a power cut all come back together. New
+    bodies and claims cost disks, the pool and the hosts' time: of these there are as many as `max_unhealthy` allows.
+    """
+    action, power = wanted.spec.repair.action, at.powers[member.name]
     trouble = f"machine of {member.name} is {power.value}"
     if action == "none":
         made.waiting.append(f"{trouble}, and repair is off")
-        return
+        return 0
     if not _may_try(member, member.phase_since, at, made, trouble):
-        return
-    if power is Power.ABSENT or (power is Power.CRASHED and action != "restart"):
-        reason = f"{trouble}; making a new one from the image"
-        anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
-        _replace_or(wanted, member, anew, made)
-    else:
+        return 0
+    if power is not Power.ABSENT and (power is not Power.CRASHED or action == "restart"):
         # A guest goes on with the time at which it was hibernated, whoever did it: remember that.
         parked = PoolState.HIBERNATED if power is Power.HIBERNATED else None
         reason = f"{trouble}; starting it again"
         made.steps.append(Advance(member, Phase.STARTING, reason, parked=parked, is_repair=True))
+        return 0
+    if room <= 0:
+        _wait_for_room(member, at.now, made, trouble)
+        return 0
+    reason = f"{trouble}; making a new one from the image"
+    anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
+    _replace_or(wanted, member, anew, made)
+    return 1
 
 
 def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
@@ -128,7 +136,7 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     if not _may_try(member, member.phase_since + spec.repair.grace, at, made, trouble):
         return 0
     if room <= 0:
-        _wait_for_room(member, since, made, trouble)
+        _wait_for_room(member, at.now, made, trouble)
         return 0
     request = Request.RESTART if spec.repair.action == "restart" else Request.REIMAGE
     verb = "restarting" if request is Request.RESTART else "reimaging"
@@ -136,12 +144,13 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     return 1
 
 
-def _wait_for_room(member: Member, since: float, made: Repairs, trouble: str) -> None:
+def _wait_for_room(member: Member, now: float, made: Repairs, trouble: str) -> None:
     """Said of the instance: while others are under way, nothing is said of what its set waits for."""
     words = f"{trouble}; as many as max_unhealthy allows are out of service already"
     made.waiting.append(words)
     if member.reason != words:
-        made.steps.append(NoteHealth(member, since, False, words))
+        since = member.unhealthy_since
+        made.steps.append(NoteHealth(member, now if since is None else since, False, words))
 
 
 def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> None:

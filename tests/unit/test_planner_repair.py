@@ -136,6 +136,46 @@ def test_machines_that_died_together_come_back_together() -> None:
     assert len(made.steps) == 10
 
 
+@pytest.mark.parametrize(("action", "power"), [("reimage", Power.CRASHED), ("restart", Power.ABSENT)])
+@pytest.mark.parametrize(("instances", "at_once"), [(10, 2), (1, 1)])
+def test_not_more_get_a_new_body_at_once_than_max_unhealthy(
+    action: str, power: Power, instances: int, at_once: int
+) -> None:
+    wanted = web(action, instances=instances, repair={"max_unhealthy": "20%"})
+    dead = make_members(wanted, instances)
+    made = repairs(wanted, *dead, power=power)
+    anew = [step.member for step in made.steps if isinstance(step, Advance)] + [one for one, _ in made.replaced]
+    assert len(anew) == at_once
+    notes = [step for step in made.steps if isinstance(step, NoteHealth)]
+    assert len(notes) == len(made.waiting) == instances - at_once
+    assert all("as many as max_unhealthy allows are out of service already" in one.reason for one in notes)
+    assert {(one.unhealthy_since, one.is_well) for one in notes} <= {(NOW, False)}
+    away = [replace(one, phase=Phase.CREATING, entered=False) for one in anew]
+    rest = [one for one in dead if one not in anew]
+    made = repairs(wanted, *away, *rest, power=power)
+    assert not made.replaced and not any(isinstance(step, Advance) for step in made.steps)
+
+
+def test_ten_crashes_do_not_use_up_the_pool() -> None:
+    wanted = web("replace", instances=10, repair={"max_unhealthy": "20%"}, standby={"max_ready": 16})
+    spares = make_members(wanted, 6, 101, role=Role.STANDBY, phase=Phase.STANDBY)
+    dead = make_members(wanted, 10)
+    machines = [see_machine(one, Power.CRASHED) for one in dead]
+    machines += [see_machine(one, Power.STOPPED) for one in spares]
+    world = see_world(see_host(*machines), balancer=see_balancer(wanted))
+    steps = plan(wish(wanted, members=[*dead, *spares]), world, {}, NOW).steps
+    assert sum(isinstance(step, Claim) for step in steps) == 2
+    assert not any(isinstance(step, Advance) for step in steps)
+
+
+def test_a_plain_start_waits_for_nobody_while_others_are_made_anew() -> None:
+    wanted = web("reimage", instances=3)
+    anew = make_member(wanted, "00001", phase=Phase.CREATING, served=True)
+    (step,) = repairs(wanted, anew, make_member(wanted, "00002"), power=Power.STOPPED).steps
+    assert isinstance(step, Advance)
+    assert step.phase is Phase.STARTING
+
+
 def test_a_machine_that_dies_again_and_again_is_given_growing_pauses() -> None:
     wanted = web()
     again = make_member(wanted, failures=2, phase_since=NOW)
