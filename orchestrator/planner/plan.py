@@ -210,6 +210,7 @@ def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: Ma
         Request.REMOVE,
     )
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
+    unwanted |= kind is EffectKind.AWAIT and member.request in (Request.RESTART, Request.STOP)
     # What a drain is for is no reason to cut its hook short.
     is_cut = kind is EffectKind.TELL and member.phase is not Phase.DRAINING
     if unwanted and (is_cut or kind in (EffectKind.PROVISION, EffectKind.AWAIT)):

@@ -88,10 +88,10 @@ def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
 
 
 def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
-    """Its machine is off or gone, so `grace` does not count. 1 if it gets a new body, or its place goes to another.
+    """Its machine is off or gone, so `grace` does not count. 1 if it gets a new body or another takes its place.
 
     Nobody loses by a plain start, for which there is always room: after a power cut all come back together. New
-    bodies and claims cost disks, the pool and the hosts' time: of these there are as many as `max_unhealthy` allows.
+    bodies and claims cost disks, pool and the hosts' time: there are as many as `max_unhealthy` allows.
     """
     action, power = wanted.spec.repair.action, at.powers[member.name]
     trouble = f"machine of {member.name} is {power.value}"

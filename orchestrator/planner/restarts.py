@@ -1,13 +1,15 @@
-"""Guests that restart by themselves: once is their own affair, over and over is a fault (row D4).
+"""Guests that restart by themselves, and those that do not come up after a start (rows A7, D4).
 
-A guest whose services answer for a moment after each boot would be put into rotation for ever. So each restart
-that comes before it was well for `grace` counts as one try that did not help, and it is held out of rotation for
-growing pauses. Its disk stays, unless `repair.action` says that a fault costs the body.
+To restart once is a guest's own affair, over and over is a fault: a guest whose services answer for a moment after
+each boot would be put into rotation for ever. So each restart that comes before it was well for `grace` counts as
+one try that did not help, and it is held out of rotation for growing pauses. Who was in service and does not come
+up is held, too, and restarted after each pause. The disk stays, unless `repair.action` says that a fault costs the
+body.
 """
 
 from __future__ import annotations
 
-from orchestrator.models.members import Member, Phase, ScaleSet
+from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.steps import Advance
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 
@@ -24,13 +26,44 @@ def plan_restarted(member: Member, wanted: ScaleSet) -> Advance:
     return Advance(member, Phase.FAILED, again)
 
 
+def has_been_in_service(member: Member) -> bool:
+    """With this body: what is on its disk is the operator's."""
+    return member.role is Role.INSTANCE and member.entered and member.served
+
+
+def plan_unanswered(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
+    """What to record of a member that does not come up after a start. One that was in service keeps its disk where
+    a fault does not cost the body: it is to be restarted or, where repair is off, waited for."""
+    action = wanted.spec.repair.action
+    if not has_been_in_service(member) or action in ("reimage", "replace"):
+        return Advance(member, Phase.FAILED, trouble)
+    asks = Request.RESTART if action == "restart" else None
+    return Advance(member, Phase.STARTING, trouble, is_held=True, asks=asks)
+
+
+def plan_restart_again(member: Member, wanted: ScaleSet) -> Advance:
+    """What comes after the pause of one that did not come up, as `repair.action` is by now."""
+    first_line = member.reason.partition("\n")[0]
+    match wanted.spec.repair.action:
+        case "restart":
+            words = f"restarting {member.name} again: {first_line}"
+            return Advance(member, Phase.STARTING, words, is_repair=True, asks=Request.RESTART)
+        case "none":
+            return Advance(member, Phase.STARTING, member.reason, answered=True, is_held=True)
+        case _:
+            return Advance(member, Phase.FAILED, member.reason)
+
+
 def is_held(member: Member) -> bool:
-    """Whether it is out of rotation because its guest restarts over and over. The operator's word ends that."""
-    return member.phase is Phase.STARTING and member.unhealthy_since is not None and member.failures > 0
+    """Whether it is out of rotation because its guest restarts over and over, or because it did not come up (then
+    it is to be restarted, unless repair is off)."""
+    return member.phase is Phase.STARTING and member.unhealthy_since is not None
 
 
 def held_until(member: Member, limits: RetryLimits) -> float | None:
-    """When a held member may serve again; None: not before the operator says so."""
+    """When a held member is tried again; None: not before the operator says so."""
     if member.failures >= MAX_TRIES:
         return None
-    return member.phase_since + pause_after(member.failures - 1, limits)
+    # The restart with which it began to loop held up nothing yet.
+    tries = member.failures if member.request is Request.RESTART else member.failures - 1
+    return member.phase_since + pause_after(tries, limits)

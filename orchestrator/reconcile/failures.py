@@ -20,6 +20,7 @@ from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.planner.golden import plan_without_fork
 from orchestrator.planner.repair import plan_without_disk
+from orchestrator.planner.restarts import plan_unanswered
 from orchestrator.reconcile.parts import TROUBLE_PAUSE
 from orchestrator.reconcile.workers import Workers
 from orchestrator.store.records import Recorder
@@ -75,7 +76,11 @@ class Failures:
         elif isinstance(error, DiskLost) and effect.kind is EffectKind.START:
             self._record_lost_disk(member, error)
         elif (member.phase, effect.kind) in FATAL and not isinstance(error, _NO_FAULT_OF_A_MACHINE):
-            self._recorder.failed(member, self.with_console(member, reason, wanted))
+            words = self.with_console(member, reason, wanted)
+            if effect.kind is EffectKind.AWAIT:
+                self._recorder.perform(plan_unanswered(member, wanted, words))
+            else:
+                self._recorder.failed(member, words)
         else:
             self._workers.pause(member.name, TROUBLE_PAUSE)
             if not isinstance(error, HostUnreachable):

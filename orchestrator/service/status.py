@@ -139,11 +139,14 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
 def _health(rows: list[dict[str, Any]]) -> dict[str, str]:
     """`health` and `health_reason` of the instances; the pool has its own."""
     ill = [row for row in rows if row["role"] == "instance" and row["health"] != "healthy"]
-    words = "; ".join(f"{row['name']} is {row['health']}{_cause(row['last_failure'])}" for row in ill)
+    words = "; ".join(f"{row['name']} is {row['health']}{_cause(row)}" for row in ill)
     return {"health": "degraded" if ill else "healthy", "health_reason": words}
 
 
-def _cause(failure: str) -> str:
+def _cause(row: dict[str, Any]) -> str:
+    """Who is held is so for its reason."""
+    is_held = (row["phase"], row["health"]) == ("starting", "unhealthy")
+    failure = row["reason"] if is_held else row["last_failure"]
     return f": {_first_line(failure)}" if failure else ""
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement
 
-from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role
 from orchestrator.models.steps import (
     Advance,
     Claim,
@@ -49,12 +49,29 @@ def counted(failures: int, reason: str) -> dict[str, Any]:
     return {"failures": failures, "last_failure": reason[:_LONGEST_FAILURE]} if failures else NO_FAILURES
 
 
+def next_columns(step: Advance, now: float) -> dict[str, Any]:
+    """Columns of a member that advances, but for those of a new body. `now`: seconds since the epoch."""
+    values: dict[str, Any] = {"phase": step.phase.value}
+    if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
+        values["told"] = None
+    if step.phase is Phase.IN_SERVICE:
+        values |= {"parked": None, "entered": True, "served": True}
+    if step.parked is not None:
+        values["parked"] = step.parked.value
+    if step.answered or step.asks is not None:
+        values["request"] = step.asks.value if step.asks is not None else None
+    if step.is_held:
+        values["unhealthy_since"] = now
+    return values | tries_after(step)
+
+
 def tries_after(step: Advance) -> dict[str, Any]:
     """What an advance makes of the tries that did not help."""
     if step.phase is Phase.STANDBY:
         return NO_FAILURES
     is_try = step.phase is Phase.FAILED or step.is_repair
-    return counted(step.member.failures + 1, step.reason) if is_try else {}
+    tries = step.member.failures + is_try
+    return counted(tries, step.reason) if is_try or (step.is_held and tries) else {}
 
 
 def has_drives(member: Member, kind: EffectKind) -> bool:

@@ -207,7 +207,7 @@ class Store:
             connection.execute(
                 update(members)
                 .where(members.c.name == member.name)
-                .values(request=wish.value, reason=reason, **NO_FAILURES)
+                .values(request=wish.value, reason=reason, unhealthy_since=None, **NO_FAILURES)
             )
             values: dict[str, Any] = {"generation": sets.c.generation + 1}
             if fewer:
@@ -235,8 +235,9 @@ class Store:
             end_golden_troubles(connection, name)
 
     def _due_at_once(self, connection: Connection, set_name: str) -> None:
-        """Failed members need not sit out their pause, and nobody is given up: the operator has spoken."""
-        failed = (members.c.set_name == set_name) & (members.c.phase == Phase.FAILED.value)
+        """Who failed or is held need not sit out a pause, and nobody is given up: the operator has spoken."""
+        is_held = (members.c.phase == Phase.STARTING.value) & members.c.unhealthy_since.is_not(None)
+        failed = (members.c.set_name == set_name) & ((members.c.phase == Phase.FAILED.value) | is_held)
         connection.execute(update(members).where(failed).values(phase_since=0.0))
         given_up = (members.c.set_name == set_name) & (members.c.failures >= MAX_TRIES)
         connection.execute(update(members).where(given_up).values(**NO_FAILURES))

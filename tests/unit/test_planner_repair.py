@@ -335,7 +335,7 @@ def test_not_more_are_repaired_at_once_than_max_unhealthy(instances: int, share:
     "idle",
     [
         {"phase": Phase.FAILED, "failures": MAX_TRIES},
-        {"phase": Phase.STARTING, "failures": MAX_TRIES, "unhealthy_since": NOW},  # held: it restarts over and over
+        {"phase": Phase.STARTING, "failures": MAX_TRIES, "unhealthy_since": NOW},  # held
         {"phase": Phase.CREATING, "served": False},
         {"phase": Phase.PROVISIONING, "served": False},
         {"phase": Phase.FAILED, "served": False, "failures": 2},
@@ -470,5 +470,7 @@ def test_a_setup_that_does_not_restart_as_declared_fails_in_time() -> None:
 def test_a_machine_that_crashes_at_every_start_is_not_started_for_ever() -> None:
     wanted = make_set(make_spec(setup={"timeout": "1min"}))
     for age, phase in ((59, None), (60, Phase.FAILED)):
-        member = make_member(wanted, phase=Phase.STARTING, phase_since=NOW - age)
+        member = make_member(wanted, phase=Phase.STARTING, phase_since=NOW - age, served=False)
         assert getattr(plan_alone(wanted, member, Power.CRASHED).steps[0], "phase", None) is phase
+        step = plan_alone(wanted, replace(member, served=True), Power.CRASHED).steps[0]
+        assert getattr(step, "is_held", False) is (phase is not None)

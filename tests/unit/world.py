@@ -194,9 +194,10 @@ def record_success(world: World, effect: Effect) -> World:
         return _change(world, member, **fields)
     if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBERNATE) and member.told:
         fields["told"] = None
-    if effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
+    is_restart = effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART
+    if is_restart:
         fields["request"] = None
-    if following is not member.phase:
+    if following is not member.phase or is_restart:
         fields["phase"] = following
     if following is not member.phase and following is Phase.STANDBY:
         fields |= _counted(0, "")
@@ -308,8 +309,8 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["served"] = True
     if step.parked is not None:
         fields["parked"] = step.parked
-    if step.answered:
-        fields["request"] = None
+    if step.answered or step.asks is not None:
+        fields["request"] = step.asks
     if step.is_held:
         fields["unhealthy_since"] = world.now
     return fields | _tries_after(step)
@@ -319,7 +320,8 @@ def _tries_after(step: Advance) -> dict[str, object]:
     if step.phase is Phase.STANDBY:
         return _counted(0, "")
     is_try = step.phase is Phase.FAILED or step.is_repair
-    return _counted(step.member.failures + 1, step.reason) if is_try else {}
+    tries = step.member.failures + is_try
+    return _counted(tries, step.reason) if is_try or (step.is_held and tries) else {}
 
 
 def _counted(failures: int, reason: str) -> dict[str, object]:
