@@ -15,12 +15,13 @@ from orchestrator.planner.balancer import servers_of
 from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.repair import gave_up
 from orchestrator.planner.restarts import (
-    has_been_in_service,
     held_until,
     is_held,
     plan_restart_again,
     plan_restarted,
     plan_unanswered,
+    repair_action,
+    why_no_new_body,
 )
 
 
@@ -37,7 +38,8 @@ class MemberPlan:
 @dataclass(frozen=True)
 class MemberView:
     """All that decides about one member. `park_in` is the state a pool member is to be parked in; `may_fork`: its
-    next body can go on from a golden image; `has_host`: its host is one of those that are configured."""
+    next body can go on from a golden image; `has_host`: its host is one of those that are configured;
+    `is_stopped`: the rollout of its set is."""
 
     member: Member
     wanted: ScaleSet
@@ -48,6 +50,11 @@ class MemberView:
     park_in: PoolState
     has_host: bool = True
     may_fork: bool = False
+    is_stopped: bool = False
+
+    @property
+    def action(self) -> str:
+        return repair_action(self.member, self.wanted, self.is_stopped)
 
 
 def plan_member(view: MemberView) -> MemberPlan:
@@ -101,7 +108,7 @@ def _answer(view: MemberView, request: Request) -> MemberPlan:
     member = view.member
     if request is Request.RESTART:
         if is_held(member):
-            return _held_back(view) or MemberPlan((plan_restart_again(member, view.wanted),))
+            return _held_back(view) or MemberPlan((plan_restart_again(member, view.action),))
         if view.sighting.power is Power.RUNNING:
             return _effect(view, EffectKind.SHUT_DOWN, f"restarting {member.name}")
         step = Advance(member, Phase.STARTING, f"restarting {member.name}", answered=True)
@@ -181,7 +188,7 @@ def _start(view: MemberView) -> MemberPlan:
     member, power = view.member, view.sighting.power
     if is_held(member):
         held = _held_back(view)
-        if held is None and view.wanted.spec.repair.action == "none":
+        if held is None and view.action == "none":
             held = MemberPlan(waiting=f"machine of {member.name} is {power.value}; repair is off", is_stuck=True)
         if held is not None:
             return held
@@ -212,7 +219,7 @@ def _held_back(view: MemberView) -> MemberPlan | None:
         return MemberPlan(waiting=gave_up(member, member.reason), is_stuck=True)
     if view.now >= until:
         return None
-    what = "repair is off" if view.wanted.spec.repair.action == "none" else "it is given time before the next try"
+    what = "repair is off" if view.action == "none" else "it is given time before the next try"
     first_line, newline, rest = member.reason.partition("\n")
     return MemberPlan(waiting=f"{first_line}; {what}{newline}{rest}", until=until, is_stuck=True)
 
@@ -260,7 +267,7 @@ def _keep(view: MemberView) -> MemberPlan:
 
 def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
-        return MemberPlan((plan_restarted(view.member, view.wanted),))
+        return MemberPlan((plan_restarted(view.member, view.action),))
     return _tell(view) if is_untold(view.member, view.wanted) else MemberPlan()
 
 
@@ -283,8 +290,9 @@ def _heal(view: MemberView) -> MemberPlan:
 
 def _rebuild(view: MemberView) -> MemberPlan:
     trouble = f"machine of {view.member.name} is {view.sighting.power.value}"
-    if has_been_in_service(view.member) and view.wanted.spec.repair.action == "none":
-        return MemberPlan(waiting=f"{trouble}; repair is off", is_stuck=True)
+    why_not = why_no_new_body(view.member, view.wanted, view.is_stopped)
+    if why_not:
+        return MemberPlan(waiting=f"{trouble}; {why_not}", is_stuck=True)
     return _advance(view, Phase.CREATING, f"{trouble}; making a new one from the image", new_body=True)
 
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.lifecycle.table import OFF
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, RolloutLevel, ScaleSet
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import Probe, ScaleSetSpec
 from orchestrator.models.steps import Advance, GiveUp, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check, servers_of
 from orchestrator.planner.drives import FreeDrives, held_back
-from orchestrator.planner.restarts import is_held
+from orchestrator.planner.restarts import is_held, repair_action, why_no_new_body
 
 
 @dataclass
@@ -36,13 +36,14 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Moment:
-    """What repairs are judged by, beside the records."""
+    """What repairs are judged by, beside the records. `is_stopped`: the rollout of the set is."""
 
     powers: Mapping[str, Power]
     busy: frozenset[str]
     observed: Observed
     now: float
     limits: RetryLimits
+    is_stopped: bool = False
 
 
 def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs:
@@ -93,10 +94,11 @@ def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: i
     Nobody loses by a plain start, for which there is always room: after a power cut all come back together. New
     bodies and claims cost disks, pool and the hosts' time: there are as many as `max_unhealthy` allows.
     """
-    action, power = wanted.spec.repair.action, at.powers[member.name]
+    action, power = repair_action(member, wanted, at.is_stopped), at.powers[member.name]
     trouble = f"machine of {member.name} is {power.value}"
-    if action == "none":
-        made.waiting.append(f"{trouble}, and repair is off")
+    why_not = why_no_new_body(member, wanted, at.is_stopped) if power is Power.ABSENT else ""
+    if action == "none" or why_not:
+        made.waiting.append(f"{trouble}; {why_not or 'repair is off'}")
         return 0
     if not _may_try(member, member.phase_since, at, made, trouble):
         return 0
@@ -111,7 +113,7 @@ def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: i
         return 0
     reason = f"{trouble}; making a new one from the image"
     anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
-    _replace_or(wanted, member, anew, made)
+    _replace_or(action, member, anew, made)
     return 1
 
 
@@ -130,17 +132,18 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     if at.now < sure:
         made.wakes.append(sure)
         return 0
-    if spec.repair.action == "none":
-        made.waiting.append(f"{trouble}, and repair is off")
+    action = repair_action(member, wanted, at.is_stopped)
+    if action == "none":
+        made.waiting.append(f"{trouble}; repair is off")
         return 0
     if not _may_try(member, member.phase_since + spec.repair.grace, at, made, trouble):
         return 0
     if room <= 0:
         _wait_for_room(member, at.now, made, trouble)
         return 0
-    request = Request.RESTART if spec.repair.action == "restart" else Request.REIMAGE
+    request = Request.RESTART if action == "restart" else Request.REIMAGE
     verb = "restarting" if request is Request.RESTART else "reimaging"
-    _replace_or(wanted, member, Repair(member, request, f"{trouble}; {verb} it"), made)
+    _replace_or(action, member, Repair(member, request, f"{trouble}; {verb} it"), made)
     return 1
 
 
@@ -186,18 +189,22 @@ def _give_up(member: Member, made: Repairs, trouble: str) -> None:
         made.steps.append(GiveUp(member, gave_up(member, trouble)))
 
 
-def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> None:
-    if wanted.spec.repair.action == "replace":
+def _replace_or(action: str, member: Member, step: Step, made: Repairs) -> None:
+    if action == "replace":
         made.replaced.append((member, step))
     else:
         made.steps.append(step)
 
 
-def plan_without_disk(member: Member, trouble: str) -> Advance:
+def plan_without_disk(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
     """What to record of a machine that cannot start because its ephemeral disk is gone.
 
-    Made anew at once; after growing pauses where that did not help.
+    Made anew at once; after growing pauses where that did not help. While the rollout is stopped, an instance of
+    an older model waits: it would be made of the model that fails.
     """
+    is_stopped = wanted.rollout.level is RolloutLevel.STOPPED
+    if is_stopped and member.role is Role.INSTANCE and member.model != wanted.model:
+        return Advance(member, Phase.STARTING, trouble, is_held=True, asks=Request.RESTART)
     if member.failures > 1:
         return Advance(member, Phase.FAILED, trouble)
     reason = f"{trouble}; making a new one from the image"

@@ -14,9 +14,26 @@ from orchestrator.models.steps import Advance
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 
 
-def plan_restarted(member: Member, wanted: ScaleSet) -> Advance:
-    """What to record of an instance in service whose guest restarted by itself."""
+def repair_action(member: Member, wanted: ScaleSet, is_stopped: bool) -> str:
+    """What a fault of this member costs. `is_stopped`: the rollout of its set is. An instance of an older model is
+    only restarted then: a new body would be of the model that fails."""
     action = wanted.spec.repair.action
+    is_kept = is_stopped and member.model != wanted.model and action != "none"
+    return "restart" if is_kept else action
+
+
+def why_no_new_body(member: Member, wanted: ScaleSet, is_stopped: bool) -> str:
+    """Empty if a machine that is gone may be made anew."""
+    if has_been_in_service(member) and wanted.spec.repair.action == "none":
+        return "repair is off"
+    if is_stopped and member.role is Role.INSTANCE and member.model != wanted.model:
+        why = f"the rollout of {wanted.name} is stopped, and a new one would be of the model that fails"
+        return f"{why}; apply the file of before, or a mended one"
+    return ""
+
+
+def plan_restarted(member: Member, action: str) -> Advance:
+    """What to record of an instance in service whose guest restarted by itself."""
     once = f"the guest of {member.name} restarts by itself"
     if action == "none" or member.failures == 0:
         return Advance(member, Phase.STARTING, once, is_repair=action != "none")
@@ -33,18 +50,20 @@ def has_been_in_service(member: Member) -> bool:
 
 def plan_unanswered(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
     """What to record of a member that does not come up after a start. One that was in service keeps its disk where
-    a fault does not cost the body: it is to be restarted or, where repair is off, waited for."""
+    a fault does not cost the body: it is to be restarted or, where repair is off, waited for. Of an older model,
+    what becomes of it depends on the rollout: it is kept until then."""
     action = wanted.spec.repair.action
-    if not has_been_in_service(member) or action in ("reimage", "replace"):
+    costs_body = action in ("reimage", "replace") and member.model == wanted.model
+    if costs_body or not has_been_in_service(member):
         return Advance(member, Phase.FAILED, trouble)
-    asks = Request.RESTART if action == "restart" else None
+    asks = Request.RESTART if action != "none" else None
     return Advance(member, Phase.STARTING, trouble, is_held=True, asks=asks)
 
 
-def plan_restart_again(member: Member, wanted: ScaleSet) -> Advance:
-    """What comes after the pause of one that did not come up, as `repair.action` is by now."""
+def plan_restart_again(member: Member, action: str) -> Advance:
+    """What comes after the pause of one that did not come up, with the `repair_action` of now."""
     first_line = member.reason.partition("\n")[0]
-    match wanted.spec.repair.action:
+    match action:
         case "restart":
             words = f"restarting {member.name} again: {first_line}"
             return Advance(member, Phase.STARTING, words, is_repair=True, asks=Request.RESTART)

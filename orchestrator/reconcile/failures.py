@@ -74,7 +74,7 @@ class Failures:
         elif isinstance(error, HookFailed) and member.parked is not None:
             self._recorder.refused(member, f"{member.name} is not claimed: {reason}")
         elif isinstance(error, DiskLost) and effect.kind is EffectKind.START:
-            self._record_lost_disk(member, error)
+            self._record_lost_disk(member, error, wanted)
         elif (member.phase, effect.kind) in FATAL and not isinstance(error, _NO_FAULT_OF_A_MACHINE):
             words = self.with_console(member, reason, wanted)
             if effect.kind is EffectKind.AWAIT:
@@ -98,11 +98,11 @@ class Failures:
         if isinstance(error, ForkFailed):
             self._recorder.perform(plan_without_fork(effect.member, reason))
 
-    def _record_lost_disk(self, member: Member, error: DiskLost) -> None:
+    def _record_lost_disk(self, member: Member, error: DiskLost, wanted: ScaleSet) -> None:
         if member.role is Role.INSTANCE and member.parked is not None and not member.entered:
             self._recorder.refused(member, f"{member.name} is not claimed: {error.message}")
         else:
-            self._recorder.perform(plan_without_disk(member, error.message))
+            self._recorder.perform(plan_without_disk(member, wanted, error.message))
 
 
 def _is_of_golden(effect: Effect, error: UnderstudyError) -> bool:

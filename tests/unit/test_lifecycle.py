@@ -45,6 +45,7 @@ def every_step() -> Iterator[Step]:
                         view = MemberView(member, wanted, seen, balancer, NOW, Limits(), wanted.pool_state)
                         yield from plan_member(view).steps
                         yield from plan_member(replace(view, may_fork=True)).steps
+                        yield from plan_member(replace(view, is_stopped=True)).steps
 
 
 def test_every_effect_that_is_planned_has_a_following_phase() -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import (
+    Member,
+    Phase,
+    PoolState,
+    Request,
+    Role,
+    RolloutCondition,
+    RolloutLevel,
+    ScaleSet,
+)
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.steps import (
     Advance,
@@ -24,7 +33,8 @@ from orchestrator.models.steps import (
 from orchestrator.planner import Limits, plan
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
-from orchestrator.planner.repair import Moment, Repairs, plan_repairs, probes_to_watch
+from orchestrator.planner.repair import Moment, Repairs, plan_repairs, plan_without_disk, probes_to_watch
+from orchestrator.planner.restarts import plan_unanswered
 from tests.builders import (
     NOW,
     make_member,
@@ -474,3 +484,99 @@ def test_a_machine_that_crashes_at_every_start_is_not_started_for_ever() -> None
         assert getattr(plan_alone(wanted, member, Power.CRASHED).steps[0], "phase", None) is phase
         step = plan_alone(wanted, replace(member, served=True), Power.CRASHED).steps[0]
         assert getattr(step, "is_held", False) is (phase is not None)
+
+
+# ---- while a rollout is stopped ------------------------------------------------------------------------------
+
+OLD = "0" * 16
+ACTIONS = ["restart", "reimage", "replace"]
+
+
+def stopped(action: str, **fields: Any) -> tuple[ScaleSet, Member, Member]:
+    """The set, an instance of the older model that is ill for long, and one of the new model that failed twice."""
+    wanted = web(action, **fields)
+    wanted = replace(wanted, rollout=RolloutCondition(RolloutLevel.STOPPED, wanted.model))
+    failed = make_member(wanted, "00009", phase=Phase.FAILED, failures=2, phase_since=NOW, served=False)
+    return wanted, long_ill(wanted, model=OLD), failed
+
+
+def plan_stopped(wanted: ScaleSet, members: list[Member], power: Power) -> Plan:
+    older, *rest = members
+    machines = [see_machine(older, power)] if power is not Power.ABSENT else []
+    machines += [see_machine(one) for one in rest if one.phase is not Phase.FAILED]
+    servers = {one.name: see_server(is_up=False) for one in members}
+    return plan(
+        wish(wanted, members=members),
+        see_world(see_host(*machines), balancer=see_balancer(wanted, servers)),
+        {},
+        NOW,
+    )
+
+
+def about(made: Plan, member: Member) -> list[Step]:
+    return [step for step in made.steps if getattr(step, "member", None) == member]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_while_the_rollout_is_stopped_an_older_instance_is_only_restarted(action: str) -> None:
+    wanted, older, failed = stopped(action)
+    (step,) = about(plan_stopped(wanted, [older, failed], Power.RUNNING), older)
+    assert isinstance(step, Repair)
+    assert step.request is Request.RESTART
+    for power in (Power.CRASHED, Power.STOPPED):
+        (step,) = about(plan_stopped(wanted, [older, failed], power), older)
+        assert isinstance(step, Advance)
+        assert (step.phase, step.new_body) == (Phase.STARTING, False)
+    again = replace(older, failures=1)
+    seen = see_machine(again, rebooted=True)
+    view = MemberView(again, wanted, seen, see_balancer(wanted), NOW, Limits(), PoolState.STOPPED, is_stopped=True)
+    (step,) = plan_member(view).steps
+    assert isinstance(step, Advance)
+    assert (step.phase, step.is_held) == (Phase.STARTING, True)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("phase", [Phase.IN_SERVICE, Phase.STARTING, Phase.READY])
+def test_one_whose_machine_vanished_waits_and_says_how_to_go_on(action: str, phase: Phase) -> None:
+    wanted, older, failed = stopped(action, endpoints=[])
+    older = replace(older, phase=phase, unhealthy_since=None)
+    made = plan_stopped(wanted, [older, failed], Power.ABSENT)
+    assert about(made, older) == []
+    (settled,) = (step for step in made.steps if isinstance(step, Settle))
+    assert f"machine of {older.name} is absent; the rollout of web is stopped" in settled.stuck
+    assert "apply the file of before, or a mended one" in settled.stuck
+    # Applying the file of before makes its model the declared one again.
+    back = replace(wanted, model=OLD, generation=2)
+    (step,) = about(plan_stopped(back, [older, replace(failed, phase_since=0.0)], Power.ABSENT), older)
+    assert isinstance(step, Advance)
+    assert step.new_body
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_one_that_does_not_come_up_or_has_lost_its_disk_keeps_its_body(action: str) -> None:
+    wanted, older, failed = stopped(action)
+    starting = replace(older, phase=Phase.STARTING, unhealthy_since=None)
+    for step in (plan_unanswered(starting, wanted, "late"), plan_without_disk(starting, wanted, "no disk")):
+        assert (step.phase, step.new_body, step.is_held) == (Phase.STARTING, False, True)
+        held = replace(starting, request=step.asks, unhealthy_since=NOW - 60, phase_since=NOW - 60)
+        (again,) = about(plan_stopped(wanted, [held, failed], Power.STOPPED), held)
+        assert isinstance(again, Advance)
+        assert (again.phase, again.asks) == (Phase.STARTING, Request.RESTART)
+
+
+@pytest.mark.parametrize("action", ["reimage", "replace"])
+def test_one_that_did_not_come_up_is_given_a_new_body_once_the_rollout_goes_on(action: str) -> None:
+    wanted, older, _ = stopped(action)
+    late = replace(older, phase=Phase.STARTING, request=Request.RESTART, phase_since=NOW - 60)
+    view = MemberView(late, wanted, see_machine(late), see_balancer(wanted), NOW, Limits(), PoolState.STOPPED)
+    (step,) = plan_member(view).steps
+    assert isinstance(step, Advance)
+    assert step.phase is Phase.FAILED
+
+
+def test_the_machines_of_the_new_model_are_repaired_as_declared_all_the_same() -> None:
+    wanted, older, failed = stopped("reimage", repair={"max_unhealthy": "100%"})
+    newer = long_ill(wanted, "00002")
+    (step,) = about(plan_stopped(wanted, [newer, older, failed], Power.CRASHED), newer)
+    assert isinstance(step, Advance)
+    assert step.new_body
