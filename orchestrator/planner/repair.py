@@ -113,7 +113,9 @@ def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: i
         return 0
     reason = f"{trouble}; making a new one from the image"
     anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
-    _replace_or(action, member, anew, made)
+    # Of a machine that is gone nothing is left but its local storage and drives, which stay on its host.
+    has_more = wanted.spec.local_storage is not None or bool(wanted.spec.drives or member.drives)
+    _repair(anew, action == "replace" or (power is Power.ABSENT and not has_more), made)
     return 1
 
 
@@ -143,7 +145,7 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
         return 0
     request = Request.RESTART if action == "restart" else Request.REIMAGE
     verb = "restarting" if request is Request.RESTART else "reimaging"
-    _replace_or(action, member, Repair(member, request, f"{trouble}; {verb} it"), made)
+    _repair(Repair(member, request, f"{trouble}; {verb} it"), action == "replace", made)
     return 1
 
 
@@ -189,9 +191,10 @@ def _give_up(member: Member, made: Repairs, trouble: str) -> None:
         made.steps.append(GiveUp(member, gave_up(member, trouble)))
 
 
-def _replace_or(action: str, member: Member, step: Step, made: Repairs) -> None:
-    if action == "replace":
-        made.replaced.append((member, step))
+def _repair(step: Advance | Repair, from_pool: bool, made: Repairs) -> None:
+    """`from_pool`: only where no member of the pool is ready."""
+    if from_pool:
+        made.replaced.append((step.member, step))
     else:
         made.steps.append(step)
 

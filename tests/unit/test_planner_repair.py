@@ -116,12 +116,49 @@ def test_a_machine_that_is_off_is_started_again_with_its_disks(power: Power) -> 
     assert step.parked is (PoolState.HIBERNATED if power is Power.HIBERNATED else None)
 
 
-@pytest.mark.parametrize("action", ["restart", "reimage"])
-def test_a_machine_that_vanished_is_made_anew_from_the_image(action: str) -> None:
-    wanted = web(action)
-    step = only(repairs(wanted, make_member(wanted), power=Power.ABSENT))
-    assert isinstance(step, Advance)
-    assert (step.phase, step.new_body) == (Phase.CREATING, True)
+@pytest.mark.parametrize("action", ["restart", "reimage", "replace"])
+@pytest.mark.parametrize("spares", [0, 1])
+def test_of_a_machine_that_vanished_a_ready_member_takes_the_place_else_it_is_made_anew(
+    action: str, spares: int
+) -> None:
+    wanted = web(action, instances=1, standby={"max_ready": 2})
+    gone = make_member(wanted, reason="web-00001 is in service")
+    pool = make_members(wanted, spares, 101, role=Role.STANDBY, phase=Phase.STANDBY)
+    steps = plan_vanished(wanted, gone, pool)
+    claims = [step for step in steps if isinstance(step, Claim)]
+    anew = [step for step in steps if isinstance(step, Advance) and step.new_body]
+    assert ([step.member for step in claims], [step.member for step in anew]) == (
+        (pool, []) if spares else ([], [gone])
+    )
+    if claims:
+        assert claims[0].reason == "claimed web-00101 in place of web-00001: machine of web-00001 is absent"
+
+
+def plan_vanished(wanted: ScaleSet, gone: Member, pool: list[Member]) -> tuple[Step, ...]:
+    machines = [see_machine(one, Power.STOPPED) for one in pool]
+    world = see_world(see_host(*machines), balancer=see_balancer(wanted))
+    return plan(wish(wanted, members=[gone, *pool]), world, {}, NOW).steps
+
+
+@pytest.mark.parametrize(
+    "stake",
+    [
+        {"local_storage": {"size": "16MiB", "mount": "/mnt"}},
+        {"drives": [{"name": "data", "size": "16MiB", "mount": "/data"}]},
+    ],
+)
+def test_what_is_left_of_it_on_its_host_stays_with_its_name(stake: dict[str, Any]) -> None:
+    for action in ("restart", "reimage"):
+        wanted = web(action, **stake)
+        step = only(repairs(wanted, make_member(wanted), power=Power.ABSENT))
+        assert isinstance(step, Advance)
+        assert (step.phase, step.new_body) == (Phase.CREATING, True)
+
+
+def test_a_machine_that_crashed_is_not_gone_and_is_repaired_as_declared() -> None:
+    for action in ("restart", "reimage"):
+        wanted = web(action)
+        assert repairs(wanted, make_member(wanted), power=Power.CRASHED).replaced == []
 
 
 def test_a_crash_costs_the_disk_only_where_that_is_declared() -> None:
