@@ -103,7 +103,8 @@ def _knowing(**fields: Any) -> dict[str, Any]:
         (Role.INSTANCE, Phase.IN_SERVICE): GuestPhase.IN_SERVICE,
         (Role.INSTANCE, Phase.DRAINING): GuestPhase.DRAINING,
     }
-    return {"told": told.get((role, phase)), "entered": role is Role.INSTANCE and not is_new, **fields}
+    has_served = role is Role.INSTANCE and not is_new
+    return {"told": told.get((role, phase)), "entered": has_served, "served": has_served, **fields}
 
 
 def make_members(wanted: ScaleSet, count: int, first: int = 1, **fields: Any) -> list[Member]:

@@ -94,7 +94,7 @@ FATAL = frozenset(
         (Phase.CREATING, EffectKind.CREATE),
         (Phase.CREATING, EffectKind.FORK),  # if no golden image can be used, the machine boots instead
         (Phase.PROVISIONING, EffectKind.PROVISION),
-        (Phase.STARTING, EffectKind.AWAIT),
+        (Phase.STARTING, EffectKind.AWAIT),  # of what was in service, `planner.restarts` decides
         (Phase.STARTING, EffectKind.TELL),  # on_claim; of a claimed member the claim fails instead
         (Phase.PARKING, EffectKind.SHUT_DOWN),
         (Phase.PARKING, EffectKind.HIBERNATE),

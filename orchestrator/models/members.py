@@ -81,10 +81,12 @@ class Member:
     """One instance or pool member. Times are seconds since the epoch.
 
     `parked` is the state a pool member is, or is being, parked in; a claimed one keeps it until it is in service.
-    `failures` counts tries that did not help, `restarts` those of its guest during setup. `unhealthy_since` is
+    `failures` counts tries that did not help, `last_failure` says of the last of them what was the matter (empty
+    without any). `restarts` counts those of its guest during setup. `unhealthy_since` is
     when its services were first seen not to answer, None while they do; of a starting one, since when it is held
     out of rotation because it restarts over and over. `told` is what its guest was told since
-    it booted, `entered` whether this body has been in service, or has run on_claim. `storage_since` is the
+    it booted, `entered` whether this body has been in service, or has run on_claim; `served` whether the instance
+    has been, with any body, or has taken the place of one that had been. `storage_since` is the
     incarnation with which its local storage began, `drives` are those it holds.
     """
 
@@ -110,6 +112,8 @@ class Member:
     told: GuestPhase | None = None
     entered: bool = False
     storage_since: int = 1
+    last_failure: str = ""
+    served: bool = False
     drives: tuple[Drive, ...] = ()
 
     @property

@@ -51,8 +51,9 @@ class Claim:
 @dataclass(frozen=True)
 class Advance:
     """Record a member's next phase. `new_body` starts a new incarnation, `new_storage` new local storage with it;
-    `answered` clears its request; `parked` is the state in which a pool member is parked; `is_repair` counts one
-    more try; `is_held` keeps a guest that restarts over and over out of rotation for a pause."""
+    `answered` clears its request, `asks` is a new one; `parked` is the state in which a pool member is parked;
+    `is_repair` counts one more try; `is_held` keeps a guest that restarts over and over, or does not come up, out
+    of rotation for a pause."""
 
     member: Member
     phase: Phase
@@ -63,6 +64,7 @@ class Advance:
     is_repair: bool = False
     new_storage: bool = False
     is_held: bool = False
+    asks: Request | None = None
 
 
 @dataclass(frozen=True)

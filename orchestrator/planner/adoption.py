@@ -174,6 +174,7 @@ def rebuild_member(machine: FoundMachine, tag: OwnerTag, known: Known, now: floa
         phase_since=now,
         parked=_PARKED.get(machine.power) if phase is Phase.STANDBY else None,
         entered=tag.state in (TagState.SERVING, TagState.STOPPED),
+        served=tag.state in (TagState.SERVING, TagState.STOPPED),
         storage_since=_storage_since(machine, known.prefix, tag.member),
     )
 

@@ -14,7 +14,15 @@ from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, retry_at
 from orchestrator.planner.balancer import servers_of
 from orchestrator.planner.parking import PARKED_POWER, parked_state
 from orchestrator.planner.repair import gave_up
-from orchestrator.planner.restarts import held_until, is_held, plan_restarted
+from orchestrator.planner.restarts import (
+    held_until,
+    is_held,
+    plan_restart_again,
+    plan_restarted,
+    plan_unanswered,
+    repair_action,
+    why_no_new_body,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class MemberPlan:
 @dataclass(frozen=True)
 class MemberView:
     """All that decides about one member. `park_in` is the state a pool member is to be parked in; `may_fork`: its
-    next body can go on from a golden image; `has_host`: its host is one of those that are configured."""
+    next body can go on from a golden image; `has_host`: its host is one of those that are configured;
+    `is_stopped`: the rollout of its set is."""
 
     member: Member
     wanted: ScaleSet
@@ -41,6 +50,11 @@ class MemberView:
     park_in: PoolState
     has_host: bool = True
     may_fork: bool = False
+    is_stopped: bool = False
+
+    @property
+    def action(self) -> str:
+        return repair_action(self.member, self.wanted, self.is_stopped)
 
 
 def plan_member(view: MemberView) -> MemberPlan:
@@ -93,6 +107,8 @@ def _begin_request(view: MemberView, request: Request) -> MemberPlan:
 def _answer(view: MemberView, request: Request) -> MemberPlan:
     member = view.member
     if request is Request.RESTART:
+        if is_held(member):
+            return _held_back(view) or MemberPlan((plan_restart_again(member, view.action),))
         if view.sighting.power is Power.RUNNING:
             return _effect(view, EffectKind.SHUT_DOWN, f"restarting {member.name}")
         step = Advance(member, Phase.STARTING, f"restarting {member.name}", answered=True)
@@ -169,10 +185,17 @@ def _settle_in(view: MemberView) -> MemberPlan:
 
 
 def _start(view: MemberView) -> MemberPlan:
-    member = view.member
-    if view.sighting.power is Power.CRASHED and view.now >= member.phase_since + view.wanted.spec.setup.timeout:
-        return _advance(view, Phase.FAILED, f"machine of {member.name} crashes whenever it is started")
-    return _effect(view, EffectKind.START, f"starting {view.member.name}")
+    member, power = view.member, view.sighting.power
+    if is_held(member):
+        held = _held_back(view)
+        if held is None and view.action == "none":
+            held = MemberPlan(waiting=f"machine of {member.name} is {power.value}; repair is off", is_stuck=True)
+        if held is not None:
+            return held
+    elif power is Power.CRASHED and view.now >= member.phase_since + view.wanted.spec.setup.timeout:
+        words = f"machine of {member.name} crashes whenever it is started"
+        return MemberPlan((plan_unanswered(member, view.wanted, words),))
+    return _effect(view, EffectKind.START, f"starting {member.name}")
 
 
 def _tell(view: MemberView) -> MemberPlan:
@@ -180,16 +203,25 @@ def _tell(view: MemberView) -> MemberPlan:
 
 
 def _await(view: MemberView) -> MemberPlan:
-    if is_held(view.member):
-        until = held_until(view.member, view.limits)
-        if until is None:
-            return MemberPlan(waiting=gave_up(view.member, view.member.reason), is_stuck=True)
-        if view.now < until:
-            words = f"{view.member.reason}; it is given time before the next try"
-            return MemberPlan(waiting=words, until=until, is_stuck=True)
+    held = _held_back(view) if is_held(view.member) else None
+    if held is not None:
+        return held
     if has_to_enter(view.member, view.wanted):
         return _tell(view)
     return _effect(view, EffectKind.AWAIT, f"waiting for the services of {view.member.name}")
+
+
+def _held_back(view: MemberView) -> MemberPlan | None:
+    """What a member that is held out of rotation waits for; None when its pause is over."""
+    member = view.member
+    until = held_until(member, view.limits)
+    if until is None:
+        return MemberPlan(waiting=gave_up(member, member.reason), is_stuck=True)
+    if view.now >= until:
+        return None
+    what = "repair is off" if view.action == "none" else "it is given time before the next try"
+    first_line, newline, rest = member.reason.partition("\n")
+    return MemberPlan(waiting=f"{first_line}; {what}{newline}{rest}", until=until, is_stuck=True)
 
 
 def _park_in(view: MemberView, why: str) -> MemberPlan:
@@ -235,7 +267,7 @@ def _keep(view: MemberView) -> MemberPlan:
 
 def _watch(view: MemberView) -> MemberPlan:
     if view.sighting.rebooted:
-        return MemberPlan((plan_restarted(view.member, view.wanted),))
+        return MemberPlan((plan_restarted(view.member, view.action),))
     return _tell(view) if is_untold(view.member, view.wanted) else MemberPlan()
 
 
@@ -257,8 +289,11 @@ def _heal(view: MemberView) -> MemberPlan:
 
 
 def _rebuild(view: MemberView) -> MemberPlan:
-    reason = f"machine of {view.member.name} is {view.sighting.power.value}; making a new one from the image"
-    return _advance(view, Phase.CREATING, reason, new_body=True)
+    trouble = f"machine of {view.member.name} is {view.sighting.power.value}"
+    why_not = why_no_new_body(view.member, view.wanted, view.is_stopped)
+    if why_not:
+        return MemberPlan(waiting=f"{trouble}; {why_not}", is_stuck=True)
+    return _advance(view, Phase.CREATING, f"{trouble}; making a new one from the image", new_body=True)
 
 
 def _drain(view: MemberView) -> MemberPlan:

@@ -35,7 +35,14 @@ from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
 from orchestrator.planner.repair import Moment, plan_repairs
-from orchestrator.planner.rollout import Rollout, note_rollout, plan_rollout, replaces_in_place, view_set
+from orchestrator.planner.rollout import (
+    Rollout,
+    RolloutState,
+    note_rollout,
+    plan_rollout,
+    replaces_in_place,
+    view_set,
+)
 from orchestrator.planner.sizing import Demands, is_growing, plan_sizes
 from orchestrator.planner.strangers import plan_hold, strangers, unrecorded
 from orchestrator.planner.world import Desired, sighting_of
@@ -108,7 +115,8 @@ def _plan_set(
     view = view_set(wanted, members, (desired.prefix, observed), has_room, now)
     rollout = plan_rollout(view, replaces_in_place(wanted))
     steps, waits = _plan_members(wanted, members, context, rollout)
-    moment = Moment(view.powers, frozenset(busy), observed, now, desired.limits)
+    is_stopped = rollout.state is RolloutState.STOPPED
+    moment = Moment(view.powers, frozenset(busy), observed, now, desired.limits, is_stopped)
     repairs = plan_repairs(wanted, members, moment)
     steps += repairs.steps
     waits += [MemberPlan(waiting=words, is_stuck=True) for words in repairs.waiting]
@@ -172,6 +180,7 @@ def _plan_members(
                 park_in,
                 has_host,
                 goldens.may_fork(member, wanted),
+                rollout.state is RolloutState.STOPPED,
             )
         )
         steps += outcome.steps
@@ -210,6 +219,7 @@ def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: Ma
         Request.REMOVE,
     )
     unwanted |= member.phase in UNFINISHED and member.model != wanted.model
+    unwanted |= kind is EffectKind.AWAIT and member.request in (Request.RESTART, Request.STOP)
     # What a drain is for is no reason to cut its hook short.
     is_cut = kind is EffectKind.TELL and member.phase is not Phase.DRAINING
     if unwanted and (is_cut or kind in (EffectKind.PROVISION, EffectKind.AWAIT)):

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.lifecycle.table import OFF
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, RolloutLevel, ScaleSet
 from orchestrator.models.sightings import Observed, Power, Rotation
 from orchestrator.models.spec import Probe, ScaleSetSpec
 from orchestrator.models.steps import Advance, GiveUp, NoteHealth, Repair, Step
 from orchestrator.planner.backoff import MAX_TRIES, RetryLimits, pause_after
 from orchestrator.planner.balancer import health_check, servers_of
 from orchestrator.planner.drives import FreeDrives, held_back
+from orchestrator.planner.restarts import is_held, repair_action, why_no_new_body
 
 
 @dataclass
@@ -35,13 +36,14 @@ class Repairs:
 
 @dataclass(frozen=True)
 class Moment:
-    """What repairs are judged by, beside the records."""
+    """What repairs are judged by, beside the records. `is_stopped`: the rollout of the set is."""
 
     powers: Mapping[str, Power]
     busy: frozenset[str]
     observed: Observed
     now: float
     limits: RetryLimits
+    is_stopped: bool = False
 
 
 def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs:
@@ -56,7 +58,7 @@ def plan_repairs(wanted: ScaleSet, members: list[Member], at: Moment) -> Repairs
             continue
         power = at.powers[member.name]
         if power in OFF:
-            _revive(wanted, member, power, at, made)
+            room -= _revive(wanted, member, at, made, room)
         elif member.name in at.observed.halted:  # a new start would find no room either
             made.waiting.append(f"{member.name} is paused: host {member.host} cannot write its disk")
         elif power is Power.RUNNING and _is_seen(wanted, member, at.observed):
@@ -70,8 +72,15 @@ def _room(wanted: ScaleSet, members: list[Member], at: Moment) -> int:
     missing = wanted.wanted_instances - len(instances)
     held = held_back(wanted, members, at.powers, missing, FreeDrives())
     allowed = max(len(instances) * wanted.spec.repair.max_unhealthy // 100, 1)
-    away = (Phase.IN_SERVICE, Phase.STOPPED)
-    return allowed - held - sum(member.phase not in away or member.request is not None for member in instances)
+    return allowed - held - sum(_is_away(member) for member in instances)
+
+
+def _is_away(member: Member) -> bool:
+    """It has served, does not now, and is to again. Growth is missed by nobody yet, and who is given up does not
+    come back by itself: neither may keep others from being repaired."""
+    stays = member.phase in (Phase.IN_SERVICE, Phase.STOPPED) and member.request is None
+    is_given_up = member.failures >= MAX_TRIES and (member.phase is Phase.FAILED or is_held(member))
+    return member.served and not stays and not is_given_up
 
 
 def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
@@ -79,24 +88,35 @@ def _is_seen(wanted: ScaleSet, member: Member, observed: Observed) -> bool:
     return observed.balancer.running or not wanted.spec.endpoints or member.name in observed.silent
 
 
-def _revive(wanted: ScaleSet, member: Member, power: Power, at: Moment, made: Repairs) -> None:
-    """Its machine is off or gone: nobody loses by a repair, so `grace` and `max_unhealthy` do not count."""
-    action = wanted.spec.repair.action
+def _revive(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
+    """Its machine is off or gone, so `grace` does not count. 1 if it gets a new body or another takes its place.
+
+    Nobody loses by a plain start, for which there is always room: after a power cut all come back together. New
+    bodies and claims cost disks, pool and the hosts' time: there are as many as `max_unhealthy` allows.
+    """
+    action, power = repair_action(member, wanted, at.is_stopped), at.powers[member.name]
     trouble = f"machine of {member.name} is {power.value}"
-    if action == "none":
-        made.waiting.append(f"{trouble}, and repair is off")
-        return
+    why_not = why_no_new_body(member, wanted, at.is_stopped) if power is Power.ABSENT else ""
+    if action == "none" or why_not:
+        made.waiting.append(f"{trouble}; {why_not or 'repair is off'}")
+        return 0
     if not _may_try(member, member.phase_since, at, made, trouble):
-        return
-    if power is Power.ABSENT or (power is Power.CRASHED and action != "restart"):
-        reason = f"{trouble}; making a new one from the image"
-        anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
-        _replace_or(wanted, member, anew, made)
-    else:
+        return 0
+    if power is not Power.ABSENT and (power is not Power.CRASHED or action == "restart"):
         # A guest goes on with the time at which it was hibernated, whoever did it: remember that.
         parked = PoolState.HIBERNATED if power is Power.HIBERNATED else None
         reason = f"{trouble}; starting it again"
         made.steps.append(Advance(member, Phase.STARTING, reason, parked=parked, is_repair=True))
+        return 0
+    if room <= 0:
+        _wait_for_room(member, at.now, made, trouble)
+        return 0
+    reason = f"{trouble}; making a new one from the image"
+    anew = Advance(member, Phase.CREATING, reason, new_body=True, is_repair=True)
+    # Of a machine that is gone nothing is left but its local storage and drives, which stay on its host.
+    has_more = wanted.spec.local_storage is not None or bool(wanted.spec.drives or member.drives)
+    _repair(anew, action == "replace" or (power is Power.ABSENT and not has_more), made)
+    return 1
 
 
 def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: int) -> int:
@@ -114,26 +134,28 @@ def _judge(wanted: ScaleSet, member: Member, at: Moment, made: Repairs, room: in
     if at.now < sure:
         made.wakes.append(sure)
         return 0
-    if spec.repair.action == "none":
-        made.waiting.append(f"{trouble}, and repair is off")
+    action = repair_action(member, wanted, at.is_stopped)
+    if action == "none":
+        made.waiting.append(f"{trouble}; repair is off")
         return 0
     if not _may_try(member, member.phase_since + spec.repair.grace, at, made, trouble):
         return 0
     if room <= 0:
-        _wait_for_room(member, since, made, trouble)
+        _wait_for_room(member, at.now, made, trouble)
         return 0
-    request = Request.RESTART if spec.repair.action == "restart" else Request.REIMAGE
+    request = Request.RESTART if action == "restart" else Request.REIMAGE
     verb = "restarting" if request is Request.RESTART else "reimaging"
-    _replace_or(wanted, member, Repair(member, request, f"{trouble}; {verb} it"), made)
+    _repair(Repair(member, request, f"{trouble}; {verb} it"), action == "replace", made)
     return 1
 
 
-def _wait_for_room(member: Member, since: float, made: Repairs, trouble: str) -> None:
-    """Said of the instance: while others are repaired, nothing is said of what its set waits for."""
-    words = f"{trouble}; as many as max_unhealthy allows are being repaired already"
+def _wait_for_room(member: Member, now: float, made: Repairs, trouble: str) -> None:
+    """Said of the instance: while others are under way, nothing is said of what its set waits for."""
+    words = f"{trouble}; as many as max_unhealthy allows are out of service already"
     made.waiting.append(words)
     if member.reason != words:
-        made.steps.append(NoteHealth(member, since, False, words))
+        since = member.unhealthy_since
+        made.steps.append(NoteHealth(member, now if since is None else since, False, words))
 
 
 def _note_well(wanted: ScaleSet, member: Member, at: Moment, made: Repairs) -> None:
@@ -169,18 +191,23 @@ def _give_up(member: Member, made: Repairs, trouble: str) -> None:
         made.steps.append(GiveUp(member, gave_up(member, trouble)))
 
 
-def _replace_or(wanted: ScaleSet, member: Member, step: Step, made: Repairs) -> None:
-    if wanted.spec.repair.action == "replace":
-        made.replaced.append((member, step))
+def _repair(step: Advance | Repair, from_pool: bool, made: Repairs) -> None:
+    """`from_pool`: only where no member of the pool is ready."""
+    if from_pool:
+        made.replaced.append((step.member, step))
     else:
         made.steps.append(step)
 
 
-def plan_without_disk(member: Member, trouble: str) -> Advance:
+def plan_without_disk(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
     """What to record of a machine that cannot start because its ephemeral disk is gone.
 
-    Made anew at once; after growing pauses where that did not help.
+    Made anew at once; after growing pauses where that did not help. While the rollout is stopped, an instance of
+    an older model waits: it would be made of the model that fails.
     """
+    is_stopped = wanted.rollout.level is RolloutLevel.STOPPED
+    if is_stopped and member.role is Role.INSTANCE and member.model != wanted.model:
+        return Advance(member, Phase.STARTING, trouble, is_held=True, asks=Request.RESTART)
     if member.failures > 1:
         return Advance(member, Phase.FAILED, trouble)
     reason = f"{trouble}; making a new one from the image"

@@ -131,12 +131,14 @@ def _swap_broken(
     pair = _pair_by_host if wanted.spec.drives else _pair_by_zone
     pairs = pair(claimable, [member for member, _ in repaired] + failed)
     steps: list[Step] = []
+    troubles = {member.name: step.reason.partition(";")[0] for member, step in repaired}
     for member, gone in pairs:
         failures = gone.failures + (gone.phase is Phase.IN_SERVICE)
         if gone.drives:  # the claim follows once they are free
             steps.append(Retire(gone, "a member of the standby pool takes its place and its drives", failures))
             continue
-        words = f"claimed {member.name} in place of {gone.name}: {gone.reason.partition(chr(10))[0]}"
+        trouble = troubles.get(gone.name) or gone.reason.partition("\n")[0]
+        words = f"claimed {member.name} in place of {gone.name}: {trouble}"
         steps.append(Claim(member, Phase.STARTING, words, failures))
         steps.append(Retire(gone, f"{member.name} of the standby pool takes its place"))
     replaced = {gone.name for _, gone in pairs}

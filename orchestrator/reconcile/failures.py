@@ -20,6 +20,7 @@ from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.planner.golden import plan_without_fork
 from orchestrator.planner.repair import plan_without_disk
+from orchestrator.planner.restarts import plan_unanswered
 from orchestrator.reconcile.parts import TROUBLE_PAUSE
 from orchestrator.reconcile.workers import Workers
 from orchestrator.store.records import Recorder
@@ -73,9 +74,13 @@ class Failures:
         elif isinstance(error, HookFailed) and member.parked is not None:
             self._recorder.refused(member, f"{member.name} is not claimed: {reason}")
         elif isinstance(error, DiskLost) and effect.kind is EffectKind.START:
-            self._record_lost_disk(member, error)
+            self._record_lost_disk(member, error, wanted)
         elif (member.phase, effect.kind) in FATAL and not isinstance(error, _NO_FAULT_OF_A_MACHINE):
-            self._recorder.failed(member, self.with_console(member, reason, wanted))
+            words = self.with_console(member, reason, wanted)
+            if effect.kind is EffectKind.AWAIT:
+                self._recorder.perform(plan_unanswered(member, wanted, words))
+            else:
+                self._recorder.failed(member, words)
         else:
             self._workers.pause(member.name, TROUBLE_PAUSE)
             if not isinstance(error, HostUnreachable):
@@ -93,11 +98,11 @@ class Failures:
         if isinstance(error, ForkFailed):
             self._recorder.perform(plan_without_fork(effect.member, reason))
 
-    def _record_lost_disk(self, member: Member, error: DiskLost) -> None:
+    def _record_lost_disk(self, member: Member, error: DiskLost, wanted: ScaleSet) -> None:
         if member.role is Role.INSTANCE and member.parked is not None and not member.entered:
             self._recorder.refused(member, f"{member.name} is not claimed: {error.message}")
         else:
-            self._recorder.perform(plan_without_disk(member, error.message))
+            self._recorder.perform(plan_without_disk(member, wanted, error.message))
 
 
 def _is_of_golden(effect: Effect, error: UnderstudyError) -> bool:

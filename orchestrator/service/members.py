@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.errors import Conflict, SpecError
 from orchestrator.lifecycle.table import UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.planner.restarts import is_held
 from orchestrator.service.lookup import get_set
 from orchestrator.store import Store
 
@@ -35,9 +36,9 @@ def redeploy(store: Store, target: str) -> Member:
 def restart(store: Store, target: str) -> Member:
     """Out of rotation, clean restart, back into rotation; everything on its disks is kept."""
     member = _instance(store, target, "restarted")
-    if member.phase is not Phase.IN_SERVICE:
+    if member.phase is not Phase.IN_SERVICE and not is_held(member):
         raise Conflict(
-            f"{member.name} is {member.phase.value}; only an instance in service can be restarted",
+            f"{member.name} is {member.phase.value}; what can be restarted is in service, or did not come up",
             f"wait for it: understudy status {member.set_name} --watch",
         )
     store.request(member, Request.RESTART)

@@ -130,6 +130,7 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
         "forked": seen.forked,
         "reason": member.reason,
         "failures": member.failures,
+        "last_failure": member.last_failure,
         "created_at": member.created_at,
         "since": member.phase_since,
     }
@@ -138,19 +139,30 @@ def _member(member: Member, wanted: ScaleSet, desired: Desired, observed: Observ
 def _health(rows: list[dict[str, Any]]) -> dict[str, str]:
     """`health` and `health_reason` of the instances; the pool has its own."""
     ill = [row for row in rows if row["role"] == "instance" and row["health"] != "healthy"]
-    words = "; ".join(f"{row['name']} is {row['health']}" for row in ill)
+    words = "; ".join(f"{row['name']} is {row['health']}{_cause(row)}" for row in ill)
     return {"health": "degraded" if ill else "healthy", "health_reason": words}
 
 
+def _cause(row: dict[str, Any]) -> str:
+    """Who is held is so for its reason."""
+    is_held = (row["phase"], row["health"]) == ("starting", "unhealthy")
+    failure = row["reason"] if is_held else row["last_failure"]
+    return f": {_first_line(failure)}" if failure else ""
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 def _member_health(member: Member, wanted: ScaleSet, power: Power, observed: Observed) -> str:
-    if member.phase is Phase.FAILED:
-        return "failed"
     is_dead = power in OFF
     serves = member.phase is Phase.IN_SERVICE and member.role is Role.INSTANCE
     is_ill = member.unhealthy_since is not None or is_unhealthy(wanted, member, observed)
     if is_held(member) or (serves and (is_dead or is_ill)):
         return "unhealthy"
-    return "healthy"
+    # What is tried again has not recovered before it is there.
+    is_tried_again = member.failures > 0 and member.phase not in AT_REST
+    return "failed" if is_tried_again or member.phase is Phase.FAILED else "healthy"
 
 
 def _drive(drive: Drive, prefix: str) -> dict[str, Any]:
@@ -191,7 +203,7 @@ def _standby(wanted: ScaleSet, members: list[Member], rows: list[dict[str, Any]]
         "target": wanted.standby_target,
         "ready": sum(is_ready(row, wanted) for row in reserve),
         "health": "degraded" if failed else "healthy",
-        "reason": failed[0].reason.partition("\n")[0] if failed else "",
+        "reason": _first_line(failed[0].last_failure or failed[0].reason) if failed else "",
         "states": dict(sum((Counter(counts) for counts in zones.values()), Counter())),
         "zones": {zone: dict(counts) for zone, counts in sorted(zones.items())},
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement
 
-from orchestrator.models.members import Member, Phase, Request, Role
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role
 from orchestrator.models.steps import (
     Advance,
     Claim,
@@ -19,18 +19,22 @@ from orchestrator.models.steps import (
 )
 from orchestrator.store.tables import members
 
+_LONGEST_FAILURE = 2000  # characters: a sentence and the end of a console
+NO_FAILURES: dict[str, Any] = {"failures": 0, "last_failure": ""}
+
 
 def plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Renew) -> tuple[str, dict[str, Any]]:
     """(kind of event, columns) of a step that changes one member and nothing else."""
     match step:
         case Claim():
-            role, phase = Role.INSTANCE.value, step.phase.value
-            return "claim_served", {"role": role, "phase": phase, "failures": step.failures, "told": None}
+            # Failures come with the place of one that had served.
+            place = {"role": Role.INSTANCE.value, "phase": step.phase.value, "served": step.failures > 0}
+            return "claim_served", {**place, "told": None, **counted(step.failures, step.reason)}
         case Repair():
-            return "repairing", {"request": step.request.value, "failures": step.member.failures + 1}
+            return "repairing", {"request": step.request.value, **counted(step.member.failures + 1, step.reason)}
         case NoteHealth():
             kind = "healthy" if step.unhealthy_since is None else "unhealthy"
-            over = {"failures": 0} if step.is_well else {}
+            over = NO_FAILURES if step.is_well else {}
             return kind, {"unhealthy_since": step.unhealthy_since, **over}
         case NoteRestart():
             return "setup_restart", {"restarts": step.member.restarts + 1}
@@ -40,12 +44,34 @@ def plain_change(step: Claim | Repair | NoteHealth | NoteRestart | Retire | Rene
             return "renewed", {"request": Request.REIMAGE.value}
 
 
+def counted(failures: int, reason: str) -> dict[str, Any]:
+    """So many tries that did not help, and what the last of them says."""
+    return {"failures": failures, "last_failure": reason[:_LONGEST_FAILURE]} if failures else NO_FAILURES
+
+
+def next_columns(step: Advance, now: float) -> dict[str, Any]:
+    """Columns of a member that advances, but for those of a new body. `now`: seconds since the epoch."""
+    values: dict[str, Any] = {"phase": step.phase.value}
+    if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
+        values["told"] = None
+    if step.phase is Phase.IN_SERVICE:
+        values |= {"parked": None, "entered": True, "served": True}
+    if step.parked is not None:
+        values["parked"] = step.parked.value
+    if step.answered or step.asks is not None:
+        values["request"] = step.asks.value if step.asks is not None else None
+    if step.is_held:
+        values["unhealthy_since"] = now
+    return values | tries_after(step)
+
+
 def tries_after(step: Advance) -> dict[str, Any]:
     """What an advance makes of the tries that did not help."""
     if step.phase is Phase.STANDBY:
-        return {"failures": 0}
+        return NO_FAILURES
     is_try = step.phase is Phase.FAILED or step.is_repair
-    return {"failures": step.member.failures + 1} if is_try else {}
+    tries = step.member.failures + is_try
+    return counted(tries, step.reason) if is_try or (step.is_held and tries) else {}
 
 
 def has_drives(member: Member, kind: EffectKind) -> bool:

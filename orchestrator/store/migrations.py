@@ -31,5 +31,13 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO departed (name, at) "
         "SELECT member, MAX(at) FROM events WHERE kind = 'deleted' GROUP BY member",
     ),
-    4: ("ALTER TABLE sets ADD COLUMN file TEXT DEFAULT '' NOT NULL",),
+    4: (
+        "ALTER TABLE sets ADD COLUMN file TEXT DEFAULT '' NOT NULL",
+        "ALTER TABLE members ADD COLUMN last_failure TEXT DEFAULT '' NOT NULL",
+        # Of who has failed and is not tried again yet, the reason is the failure's.
+        "UPDATE members SET last_failure = SUBSTR(reason, 1, 2000) WHERE phase = 'failed'",
+        "ALTER TABLE members ADD COLUMN served BOOLEAN DEFAULT FALSE NOT NULL",
+        # Who gets a new body just now has served before, unless it is the first one.
+        "UPDATE members SET served = TRUE WHERE role = 'instance' AND (entered = TRUE OR incarnation > 1)",
+    ),
 }

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from orchestrator.errors import HostFull
 from orchestrator.lifecycle.table import AFTER_SUCCESS
 from orchestrator.lifecycle.telling import guest_phase, told
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role
+from orchestrator.models.members import Member, Phase, Request, Role
 from orchestrator.models.naming import machine_mac
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.steps import (
@@ -36,7 +36,7 @@ from orchestrator.models.steps import (
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
-from orchestrator.store.changes import as_planned, has_drives, plain_change, tries_after
+from orchestrator.store.changes import NO_FAILURES, as_planned, counted, has_drives, next_columns, plain_change
 from orchestrator.store.departed import is_departed, remember_departed
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
 from orchestrator.store.fence import Fence
@@ -132,20 +132,21 @@ class Recorder:
             values: dict[str, Any] = {}
             if kind is EffectKind.TELL:
                 return self._note_told(connection, member, "told", told(member))
-            if kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
+            is_restart = kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART
+            if is_restart:
                 values["request"] = None
             if kind in _OFF_OR_ON and member.told is not None:
                 values["told"] = None
-            if following is not member.phase:
+            if following is not member.phase or is_restart:  # which begins a start, or begins it anew
                 values |= {"phase": following.value, "phase_since": self._store.now()}
-                values |= {"failures": 0} if following is Phase.STANDBY else {}
+                values |= NO_FAILURES if following is Phase.STANDBY else {}
             if not values:
                 return True
             return self._change(connection, member, f"{reason}: done", following.value, values)
 
     def failed(self, member: Member, reason: str) -> bool:
         """Record that a machine is no good; it is removed and tried again after a pause."""
-        values = {"phase": Phase.FAILED.value, "failures": member.failures + 1}
+        values = {"phase": Phase.FAILED.value, **counted(member.failures + 1, reason)}
         with self._write() as connection:
             done = self._change(connection, member, reason, "failed", values)
             if done:
@@ -257,7 +258,9 @@ class Recorder:
         """A new instance goes on with the failures of the one whose drives it gets."""
         inherited = self._hold_drives(connection, holder)
         if inherited > failures:
-            connection.execute(update(members).where(members.c.name == holder.member).values(failures=inherited))
+            passed_on = counted(inherited, "the instance that had its drives before it did not come to serve")
+            heir = members.c.name == holder.member
+            connection.execute(update(members).where(heir).values(served=True, **passed_on))
 
     def _hold_drives(self, connection: Connection, holder: Holder) -> int:
         """The failures that went with what it has taken."""
@@ -289,23 +292,13 @@ class Recorder:
         return str(connection.execute(select(images.c.digest).where(key)).scalar_one())
 
     def _advance(self, connection: Connection, step: Advance) -> bool:
-        values: dict[str, Any] = {"phase": step.phase.value}
-        if step.new_body:
-            values |= self._new_body(connection, step)
-        if step.phase is Phase.STARTING or (step.phase is Phase.STANDBY and step.parked is not PoolState.RUNNING):
-            values["told"] = None
-        if step.phase is Phase.IN_SERVICE:
-            values |= {"parked": None, "entered": True}
-        if step.parked is not None:
-            values["parked"] = step.parked.value
-        if step.answered:
-            values["request"] = None
-        if step.is_held:
-            values["unhealthy_since"] = self._store.now()
-        values |= tries_after(step)
-        done = self._change(connection, step.member, step.reason, step.phase.value, values)
+        values = self._new_body(connection, step) if step.new_body else {}
+        values |= next_columns(step, self._store.now())
+        kind = "unhealthy" if step.is_held else step.phase.value
+        done = self._change(connection, step.member, step.reason, kind, values)
         if done and (step.phase is Phase.FAILED or step.is_held):
-            self._note_if_last_try(connection, step.member, step.member.failures + 1, step.reason)
+            failures = values.get("failures", step.member.failures)
+            self._note_if_last_try(connection, step.member, failures, step.reason)
         if done and step.new_body and step.member.role is Role.INSTANCE:
             member = step.member
             self._hold_drives(connection, Holder(member.name, member.set_name, member.host))
@@ -314,7 +307,7 @@ class Recorder:
     def _new_body(self, connection: Connection, step: Advance) -> dict[str, Any]:
         member = step.member
         row = connection.execute(select(sets).where(sets.c.name == member.set_name)).one()
-        values = {
+        values: dict[str, Any] = {
             "incarnation": member.incarnation + 1,
             "model": row.model,
             "image_digest": self._image_digest(connection, row),
@@ -324,7 +317,7 @@ class Recorder:
             "entered": False,
         }
         if row.model != member.model:
-            values["failures"] = 0  # those of another model say nothing about this one
+            values |= NO_FAILURES  # those of another model say nothing about this one
         if step.new_storage:
             values["storage_since"] = member.incarnation + 1
         return values
@@ -390,7 +383,8 @@ class Recorder:
         if "phase" in values:
             values = {"phase_since": self._store.now(), "unhealthy_since": None, **values}
         done = connection.execute(update(members).where(as_planned(member)).values(reason=reason, **values))
-        if done.rowcount:
+        is_news = values.get("phase") != member.phase.value or reason != member.reason
+        if done.rowcount and is_news:
             self._note(connection, member.set_name, member.name, kind, reason)
         return bool(done.rowcount)
 

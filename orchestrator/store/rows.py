@@ -97,6 +97,8 @@ def read_member(row: Any, drives: tuple[Drive, ...] = ()) -> Member:
         told=GuestPhase(row.told) if row.told else None,
         entered=row.entered,
         storage_since=row.storage_since,
+        last_failure=row.last_failure,
+        served=row.served,
         drives=drives,
     )
 

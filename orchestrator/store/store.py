@@ -22,6 +22,7 @@ from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.storage import Drive
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.store.change_watch import Version
+from orchestrator.store.changes import NO_FAILURES
 from orchestrator.store.database import Database
 from orchestrator.store.drives import grow_drives, list_drives
 from orchestrator.store.golden import end_golden_troubles, list_golden_troubles
@@ -230,7 +231,7 @@ class Store:
             connection.execute(
                 update(members)
                 .where(members.c.name == member.name)
-                .values(request=wish.value, reason=reason, failures=0)
+                .values(request=wish.value, reason=reason, unhealthy_since=None, **NO_FAILURES)
             )
             values: dict[str, Any] = {"generation": sets.c.generation + 1}
             if fewer:
@@ -261,11 +262,12 @@ class Store:
         end_golden_troubles(connection, name)
 
     def _due_at_once(self, connection: Connection, set_name: str) -> None:
-        """Failed members need not sit out their pause, and nobody is given up: the operator has spoken."""
-        failed = (members.c.set_name == set_name) & (members.c.phase == Phase.FAILED.value)
+        """Who failed or is held need not sit out a pause, and nobody is given up: the operator has spoken."""
+        is_held = (members.c.phase == Phase.STARTING.value) & members.c.unhealthy_since.is_not(None)
+        failed = (members.c.set_name == set_name) & ((members.c.phase == Phase.FAILED.value) | is_held)
         connection.execute(update(members).where(failed).values(phase_since=0.0))
         given_up = (members.c.set_name == set_name) & (members.c.failures >= MAX_TRIES)
-        connection.execute(update(members).where(given_up).values(failures=0))
+        connection.execute(update(members).where(given_up).values(**NO_FAILURES))
 
     # ---- events and facts --------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ members = Table(
     Column("told", String(16), nullable=True),
     Column("entered", Boolean, nullable=False, default=False),
     Column("storage_since", Integer, nullable=False, default=1),
+    Column("last_failure", Text, nullable=False, default=""),
+    Column("served", Boolean, nullable=False, default=False),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

@@ -45,6 +45,7 @@ def every_step() -> Iterator[Step]:
                         view = MemberView(member, wanted, seen, balancer, NOW, Limits(), wanted.pool_state)
                         yield from plan_member(view).steps
                         yield from plan_member(replace(view, may_fork=True)).steps
+                        yield from plan_member(replace(view, is_stopped=True)).steps
 
 
 def test_every_effect_that_is_planned_has_a_following_phase() -> None:
@@ -63,7 +64,8 @@ def test_a_golden_image_changes_nothing_about_whom_it_is_taken_of(phase: Phase) 
 def test_every_advance_leads_to_another_phase_or_a_new_body() -> None:
     for step in every_step():
         if isinstance(step, Advance):
-            assert step.phase is not step.member.phase or step.new_body or step.answered, step.reason
+            is_other = step.phase is not step.member.phase
+            assert is_other or step.new_body or step.answered or step.is_held or step.asks, step.reason
 
 
 def test_a_new_body_always_begins_with_its_creation() -> None:

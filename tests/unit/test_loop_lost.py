@@ -1,4 +1,5 @@
-"""The loop when files are deleted and names taken behind its back, and when a guest restarts over and over."""
+"""The loop when files are deleted and names taken behind its back, and when a guest restarts over and over or does
+not come up."""
 
 from __future__ import annotations
 
@@ -234,3 +235,92 @@ def test_a_guest_that_restarts_over_and_over_is_held_back_longer_and_longer_and_
     site.apply(instances=2, repair={"grace": "10min"}, **PROBED)
     site.settle()
     assert site.phase(name) is Phase.IN_SERVICE
+
+
+# ---- who does not come up after a start ----------------------------------------------------------------------
+
+SLOW: dict[str, Any] = {"setup": {"timeout": "10min"}, **PROBED}
+
+
+def hang_at_next_boot(site: Site, action: str) -> str:
+    """The only instance was in service, is restarted and does not come up in time."""
+    site.apply(instances=1, repair={"action": action, "grace": "0s"}, **SLOW)
+    site.settle()
+    name = site.only().name
+    site.guest.hold(name)
+    requests.restart(site.store, f"web/{name}")
+    site.turn_until(lambda: site.guest.waiting[name] > 0, "it is to be told that it is drained")
+    site.clock.advance(60)
+    time_out(site, name)
+    return name
+
+
+def time_out(site: Site, name: str) -> None:
+    def is_waited_for() -> bool:
+        return site.phase(name) is Phase.STARTING and site.guest.waiting[name] > 0
+
+    site.turn_until(is_waited_for, "it is waited for")
+    site.clock.advance(601)
+    now = site.clock.now()
+    site.turn_until(lambda: site.member(name).phase_since >= now, "its time is over")
+
+
+def test_an_instance_that_does_not_come_up_is_restarted_and_given_up_with_its_disk(site: Site) -> None:
+    name = hang_at_next_boot(site, "restart")
+    assert "does not answer in time; it is given time before the next try" in site.settle_stuck()
+    for tries, pause in enumerate((30, 30, 60, 120, 240), start=1):
+        assert site.journal.count("start_machine") == tries
+        site.clock.advance(pause)
+        site.turn_until(lambda: site.journal.count("start_machine") == tries + 1, f"restart {tries}")  # noqa: B023
+        time_out(site, name)
+        assert site.member(name).failures == tries
+    site.clock.advance(3600)
+    words = f"gave up on {name} after 5 tries: "
+    site.turn_until(lambda: site.wanted().stuck.startswith(words), "it is given up")
+    assert len(site.events("gave_up")) == 1
+    assert (site.only().incarnation, site.journal.count("create_machine")) == (1, 1)
+    assert site.journal.count("destroy_machine") == 0
+    assert name not in site.rotation()
+    site.guest.let_go(name)
+    site.apply(instances=1, repair={"action": "restart", "grace": "0s"}, **SLOW)
+    site.settle()
+    assert (site.only().phase, site.only().incarnation) == (Phase.IN_SERVICE, 1)
+
+
+def test_where_repair_is_off_it_is_left_until_it_answers_after_all(site: Site) -> None:
+    name = hang_at_next_boot(site, "none")
+    assert "does not answer in time; repair is off" in site.settle_stuck()
+    for _ in range(6):
+        site.clock.advance(30)
+        time_out(site, name)
+    assert "repair is off" in site.settle_stuck()
+    assert (site.journal.count("start_machine"), site.journal.count("destroy_machine")) == (1, 0)
+    assert len(site.events("unhealthy")) == 1
+    assert not site.events("gave_up")
+    site.guest.let_go(name)
+    site.clock.advance(30)
+    site.settle()
+    assert (site.only().phase, site.only().incarnation, site.only().failures) == (Phase.IN_SERVICE, 1, 0)
+
+
+@pytest.mark.parametrize("action", ["restart", "none"])
+def test_the_operator_may_restart_what_does_not_come_up(site: Site, action: str) -> None:
+    name = hang_at_next_boot(site, action)
+    site.settle_stuck()
+    if action == "none":  # what is waited for is not waited for to the end
+        site.clock.advance(30)
+        site.turn_until(lambda: site.guest.waiting[name] > 0, "it is waited for again")
+    requests.restart(site.store, f"web/{name}")
+    site.turn_until(lambda: site.journal.count("start_machine") == 2, "it is restarted")
+    site.guest.let_go(name)
+    site.settle()
+    assert (site.only().phase, site.only().incarnation) == (Phase.IN_SERVICE, 1)
+
+
+def test_where_a_fault_costs_the_body_it_is_made_anew(site: Site) -> None:
+    name = hang_at_next_boot(site, "reimage")
+    site.turn_until(lambda: site.phase(name) is Phase.FAILED, "it has failed")
+    site.guest.let_go(name)
+    site.clock.advance(30)
+    site.settle()
+    assert (site.only().name, site.only().incarnation) == (name, 2)

@@ -53,6 +53,8 @@ def test_any_column_that_changes_is_seen(storage: Storage) -> None:
         "told": "standby",
         "entered": True,
         "storage_since": 4,
+        "last_failure": "no net",
+        "served": True,
     }
     assert {*values, "name", "set_name"} == set(members.c.keys())
     for column, value in values.items():

@@ -29,6 +29,7 @@ from orchestrator.models.steps import (
     Plan,
     RecordStep,
     RemoveLeak,
+    Repair,
     Retire,
     Step,
 )
@@ -672,6 +673,34 @@ def test_no_instance_is_replaced_while_one_of_the_new_model_fails(world: World) 
         if isinstance(step, Retire | Claim | Admit):
             assert " of an older model" not in step.reason or "cold: " in step.reason
             assert not step.reason.startswith("replacing ")
+
+
+@many
+@given(rollouts(fails=True), st.randoms(use_true_random=False))
+def test_nothing_of_an_older_model_is_made_anew_while_the_new_model_fails(start: World, chance: Random) -> None:
+    world = _with_deaths(start, chance)
+    for step in world.plan().steps:
+        if isinstance(step, Advance | Repair) and _is_older_and_done(world, step.member):
+            asked = step.member.request in (Request.REIMAGE, Request.REDEPLOY)
+            makes_anew = isinstance(step, Advance) and (step.new_body or step.phase is Phase.FAILED)
+            assert asked or not makes_anew, f"{step.reason}, of the model that fails"
+            assert not isinstance(step, Repair) or step.request is Request.RESTART
+
+
+def _with_deaths(world: World, chance: Random) -> World:
+    """Some of its machines are off, gone, or do not answer."""
+    for member in sorted(world.members.values(), key=lambda one: one.name):
+        if chance.random() < 0.5:
+            power = chance.choice(SEEN)
+            seen = None if power is Power.ABSENT else see_machine(member, power, rebooted=chance.random() < 0.3)
+            world = with_machine(world, member.host, domain_name(PREFIX, member.name), seen)
+    ill = {key: replace(one, is_up=chance.random() < 0.5) for key, one in world.balancer.servers.items()}
+    return replace(world, balancer=replace(world.balancer, servers=ill), now=world.now + 100.0)
+
+
+def _is_older_and_done(world: World, member: Member) -> bool:
+    is_done = member.phase not in (Phase.CREATING, Phase.PROVISIONING, Phase.FAILED)
+    return is_done and member.role is Role.INSTANCE and member.model != world.sets[member.set_name].model
 
 
 @many

@@ -560,7 +560,7 @@ def test_an_instance_that_is_leaving_is_asked_nothing(storage: Storage, ask: Any
 
 def test_only_what_is_in_service_is_restarted(storage: Storage) -> None:
     member = serving(storage, last=Phase.STARTING)
-    with pytest.raises(Conflict, match=f"{member.name} is starting; only an instance in service") as error:
+    with pytest.raises(Conflict, match=f"{member.name} is starting; what can be restarted is in service") as error:
         requests.restart(storage.store, f"web/{member.name}")
     assert "understudy status web" in error.value.fix
 

@@ -11,6 +11,8 @@ import pytest
 from orchestrator.models.members import (
     Member,
     Phase,
+    PoolCondition,
+    PoolLevel,
     Request,
     Role,
     RolloutCondition,
@@ -162,9 +164,22 @@ def test_a_set_that_is_stuck_says_why() -> None:
 
 def test_an_instance_that_is_held_out_of_rotation_is_unhealthy_and_its_set_degraded() -> None:
     wanted = make_set()
-    held = make_member(wanted, phase=Phase.STARTING, failures=2, unhealthy_since=NOW)
-    told = status(wanted, [held])
-    assert (told["health"], told["health_reason"]) == ("degraded", "web-00001 is unhealthy")
+    held = make_member(wanted, phase=Phase.STARTING, unhealthy_since=NOW, reason="it loops\nconsole of web: ...")
+    for failures in (0, 2):
+        told = status(wanted, [replace(held, failures=failures)])
+        assert (told["health"], told["health_reason"]) == ("degraded", "web-00001 is unhealthy: it loops")
+
+
+@pytest.mark.parametrize("phase", [Phase.CREATING, Phase.PROVISIONING, Phase.STARTING])
+def test_what_is_tried_again_after_a_failure_is_not_well_and_its_cause_stays(phase: Phase) -> None:
+    wanted = make_set(make_spec(instances=1))
+    again = make_member(wanted, phase=phase, failures=1, last_failure="exit 7\nconsole", reason="created: done")
+    told = status(wanted, [again])
+    assert (told["health"], told["health_reason"]) == ("degraded", "web-00001 is failed: exit 7")
+    (row,) = told["members"]
+    assert (row["health"], row["last_failure"]) == ("failed", "exit 7\nconsole")
+    for well in (replace(again, failures=0, last_failure=""), replace(again, phase=Phase.IN_SERVICE)):
+        assert status(wanted, [well])["health"] == "healthy"
 
 
 def test_a_set_without_a_pool_says_so() -> None:
@@ -183,6 +198,10 @@ def test_a_member_of_an_older_model_or_in_another_power_state_is_not_ready() -> 
 def test_a_pool_whose_members_keep_failing_is_degraded_with_the_first_line_of_its_reason() -> None:
     failed = replace(SPARES[0], phase=Phase.FAILED, failures=3, reason="setup failed\nconsole of web: ...")
     said = status(POOLED, [*SERVING, failed, SPARES[1]])["standby"]
+    assert (said["health"], said["reason"]) == ("degraded", "setup failed")
+    again = replace(failed, phase=Phase.CREATING, last_failure="setup failed\nconsole", reason="creating it: done")
+    degraded = replace(POOLED, pool=PoolCondition(PoolLevel.FILLING, is_degraded=True))
+    said = status(degraded, [*SERVING, again, SPARES[1]])["standby"]
     assert (said["health"], said["reason"]) == ("degraded", "setup failed")
 
 

@@ -134,6 +134,23 @@ def test_of_sets_declared_together_none_is_written_if_one_cannot_be(storage: Sto
     assert [one.name for one in storage.store.snapshot().sets] == ["web"]
 
 
+def test_what_had_failed_in_an_older_store_keeps_its_reason(storage: Storage, tmp_path: Path) -> None:
+    storage.declare()
+    failed = storage.admit()
+    storage.recorder.failed(failed, "no net")
+    other = storage.admit()
+    storage.store.close()
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        for statement in takes_back(4):
+            connection.execute(statement)
+        connection.execute("UPDATE facts SET value = '4' WHERE key = 'schema_version'")
+    connection.close()
+    again = open_store(url_of(tmp_path), FakeClock().now)
+    said = {one.name: one.last_failure for one in again.snapshot().members}
+    assert said == {failed.name: "no net", other.name: ""}
+    again.close()
+
+
 def test_no_store_is_changed_under_an_older_controller(storage: Storage, tmp_path: Path) -> None:
     Lease(storage.store, holder="elsewhere:1:1").take()
     storage.store.close()

@@ -490,6 +490,8 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
         Claim(planned, to, "claimed"),
         Advance(planned, to, "advanced", new_body=new_body, answered=answered, new_storage=new_storage),
         Advance(planned, to, "advanced", parked=PoolState.RUNNING),
+        Advance(planned, to, "held", is_held=True, asks=Request.RESTART),
+        Advance(planned, to, "restarting", is_repair=True, asks=Request.RESTART),
         Retire(planned, "retired"),
         Retire(planned, "retired for its failures", failures=3),
         Renew(planned, "renewed"),
@@ -552,6 +554,81 @@ def test_a_repair_asks_and_counts(storage: Storage) -> None:
     asked = storage.member(serving.name)
     assert (asked.request, asked.failures, asked.unhealthy_since) == (Request.RESTART, 1, NOW)
     assert storage.put(asked, Phase.STARTING).unhealthy_since is None
+
+
+def test_what_the_last_try_failed_of_is_kept_while_it_is_tried_again_and_forgotten_once_it_is_well(
+    storage: Storage,
+) -> None:
+    storage.declare()
+    member = storage.admit()
+    storage.recorder.failed(member, f"no net\n{'x' * 5000}")
+    again = Advance(storage.member(member.name), Phase.CREATING, "trying it again", new_body=True)
+    storage.recorder.perform(again)
+    storage.recorder.succeeded(storage.member(member.name), EffectKind.CREATE, "creating machine 2")
+    tried = storage.member(member.name)
+    assert (tried.failures, tried.last_failure.partition("\n")[0]) == (1, "no net")
+    assert (len(tried.last_failure), tried.reason) == (2000, "creating machine 2: done")
+    serving = storage.put(tried, Phase.READY, Phase.IN_SERVICE)
+    storage.recorder.perform(NoteHealth(serving, None, True, "it answers"))
+    well = storage.member(member.name)
+    assert (well.failures, well.last_failure) == (0, "")
+
+
+@pytest.mark.parametrize("way", ["a request", "applying the file", "another model", "the pool"])
+def test_a_failure_is_forgotten_with_the_tries(storage: Storage, way: str) -> None:
+    storage.declare(standby={"max_ready": 5})
+    member = storage.admit(Role.STANDBY if way == "the pool" else Role.INSTANCE)
+    for _ in range(5):
+        storage.recorder.failed(storage.member(member.name), "no net")
+        if storage.member(member.name).failures < 5:
+            storage.put(storage.member(member.name), Phase.CREATING)
+    failed = storage.member(member.name)
+    assert (failed.failures, failed.last_failure) == (5, "no net")
+    if way == "a request":
+        storage.store.request(failed, Request.REIMAGE)
+    elif way == "applying the file":
+        storage.store.touch_set("web")
+    elif way == "another model":
+        storage.declare(machine={"memory": "256MiB"})
+        storage.recorder.perform(Advance(storage.member(member.name), Phase.CREATING, "again", new_body=True))
+    else:
+        storage.put(failed, Phase.STANDBY)
+    after = storage.member(member.name)
+    assert (after.failures, after.last_failure) == (0, "")
+
+
+def test_who_does_not_come_up_is_held_asked_to_restart_and_given_up(storage: Storage) -> None:
+    storage.declare()
+    member = storage.put(storage.admit(), Phase.PROVISIONING, Phase.READY, Phase.IN_SERVICE, Phase.STARTING)
+    assert (member.entered, member.served) == (True, True)
+    held = {"is_held": True, "asks": Request.RESTART}
+    again = {"is_repair": True, "asks": Request.RESTART}
+    for tries in range(5):
+        storage.clock.advance(1)
+        now = storage.clock.now()
+        assert storage.recorder.perform(Advance(member, Phase.STARTING, f"no answer {tries}", **held))
+        member = storage.member(member.name)
+        assert (member.request, member.unhealthy_since, member.phase_since) == (Request.RESTART, now, now)
+        assert (member.failures, member.last_failure) == (tries, f"no answer {tries}" if tries else "")
+        assert storage.recorder.perform(Advance(member, Phase.STARTING, f"again: no answer {tries}", **again))
+        member = storage.member(member.name)
+        assert (member.request, member.unhealthy_since) == (Request.RESTART, None)
+        assert (member.failures, member.last_failure) == (tries + 1, f"again: no answer {tries}")
+        storage.clock.advance(1)
+        assert storage.recorder.succeeded(member, EffectKind.SHUT_DOWN, "restarting")
+        member = storage.member(member.name)
+        assert (member.request, member.phase, member.phase_since) == (None, Phase.STARTING, storage.clock.now())
+    assert "gave_up" not in storage.kinds()
+    assert storage.recorder.perform(Advance(member, Phase.STARTING, "no answer", **held))
+    assert storage.kinds()[-2:] == ["unhealthy", "gave_up"]
+    # The same words again are no news.
+    assert storage.recorder.perform(Advance(storage.member(member.name), Phase.STARTING, "no answer", **held))
+    assert storage.kinds().count("unhealthy") == 6
+    storage.store.touch_set("web")
+    member = storage.member(member.name)
+    assert (member.failures, member.phase_since, member.request) == (0, 0.0, Request.RESTART)
+    storage.store.request(member, Request.RESTART)
+    assert storage.member(member.name).unhealthy_since is None
 
 
 def test_giving_up_is_said_once_and_with_the_way_out(storage: Storage) -> None:

@@ -151,12 +151,12 @@ def record(world: World, step: RecordStep) -> World:
 def _changed(step: Claim | Repair | NoteHealth | GiveUp | NoteRestart | Retire | Renew) -> dict[str, object]:
     match step:
         case Claim():
-            return {"role": Role.INSTANCE, "phase": step.phase, "failures": step.failures, "told": None}
+            place = {"role": Role.INSTANCE, "phase": step.phase, "told": None, "served": step.failures > 0}
+            return {**place, **_counted(step.failures, step.reason)}
         case Repair():
-            return {"request": step.request, "failures": step.member.failures + 1}
+            return {"request": step.request, **_counted(step.member.failures + 1, step.reason)}
         case NoteHealth():
-            failures = 0 if step.is_well else step.member.failures
-            return {"unhealthy_since": step.unhealthy_since, "failures": failures}
+            return {"unhealthy_since": step.unhealthy_since, **(_counted(0, "") if step.is_well else {})}
         case GiveUp():
             return {}
         case NoteRestart():
@@ -194,12 +194,13 @@ def record_success(world: World, effect: Effect) -> World:
         return _change(world, member, **fields)
     if effect.kind in (EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBERNATE) and member.told:
         fields["told"] = None
-    if effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART:
+    is_restart = effect.kind is EffectKind.SHUT_DOWN and member.request is Request.RESTART
+    if is_restart:
         fields["request"] = None
-    if following is not member.phase:
+    if following is not member.phase or is_restart:
         fields["phase"] = following
     if following is not member.phase and following is Phase.STANDBY:
-        fields["failures"] = 0
+        fields |= _counted(0, "")
     return _change(world, member, reason=effect.reason, **fields) if fields else world
 
 
@@ -217,7 +218,7 @@ def record_refusal(world: World, effect: Effect) -> World:
     member = effect.member
     if member.parked is not None:
         return _change(world, member, request=Request.REMOVE)
-    return _change(world, member, phase=Phase.FAILED, failures=member.failures + 1)
+    return _change(world, member, phase=Phase.FAILED, **_counted(member.failures + 1, effect.reason))
 
 
 def _record_no_golden(world: World, member: Member) -> World:
@@ -270,7 +271,9 @@ def _hold_drives(world: World, name: str, begins: bool = False) -> World:
     changes = [one for one, _why in drives_for(known, world.sets[member.set_name].spec.drives, holder, world.now)]
     inherited = max((one.failures for one in changes), default=0)
     if begins and inherited > member.failures:
-        world = replace(world, members={**world.members, name: replace(member, failures=inherited)})
+        said = "the instance that had its drives before it did not come to serve"
+        heir = replace(member, failures=inherited, last_failure=said, served=True)
+        world = replace(world, members={**world.members, name: heir})
     changed = {(one.set_name, one.name, one.slot): replace(one, failures=0) for one in changes}
     return replace(world, drives={**world.drives, **changed})
 
@@ -293,7 +296,7 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["parked"] = None
         fields["restarts"] = 0
         if step.member.model != wanted.model:
-            fields["failures"] = 0
+            fields |= _counted(0, "")
         fields["told"] = None
         fields["entered"] = False
         if step.new_storage:
@@ -303,10 +306,11 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
     if step.phase is Phase.IN_SERVICE:
         fields["parked"] = None
         fields["entered"] = True
+        fields["served"] = True
     if step.parked is not None:
         fields["parked"] = step.parked
-    if step.answered:
-        fields["request"] = None
+    if step.answered or step.asks is not None:
+        fields["request"] = step.asks
     if step.is_held:
         fields["unhealthy_since"] = world.now
     return fields | _tries_after(step)
@@ -314,9 +318,14 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
 
 def _tries_after(step: Advance) -> dict[str, object]:
     if step.phase is Phase.STANDBY:
-        return {"failures": 0}
+        return _counted(0, "")
     is_try = step.phase is Phase.FAILED or step.is_repair
-    return {"failures": step.member.failures + 1} if is_try else {}
+    tries = step.member.failures + is_try
+    return _counted(tries, step.reason) if is_try or (step.is_held and tries) else {}
+
+
+def _counted(failures: int, reason: str) -> dict[str, object]:
+    return {"failures": failures, "last_failure": reason if failures else ""}
 
 
 def _change(world: World, planned: Member, **fields: object) -> World:

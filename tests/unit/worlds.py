@@ -65,6 +65,9 @@ PHASES = {
     ),
 }
 
+# Who does not answer may be noted as such: in service, or held out of rotation.
+MAY_BE_ILL: dict[Role, tuple[Phase, ...]] = {Role.INSTANCE: (Phase.IN_SERVICE, Phase.STARTING), Role.STANDBY: ()}
+
 HOOKS: tuple[dict[str, Any], ...] = (
     {},
     {"on_claim": ["come"]},
@@ -132,12 +135,13 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         model=draw(st.sampled_from([wanted.model, wanted.model, OLD_MODEL])),
         request=draw(st.sampled_from(requests_of(role, phase))),
         failures=draw(st.integers(0, 2)) if phase is not Phase.FAILED else draw(st.integers(1, 2)),
-        unhealthy_since=draw(st.sampled_from([None, NOW - 5.0])) if phase is Phase.IN_SERVICE else None,
+        unhealthy_since=draw(st.sampled_from([None, NOW - 5.0])) if phase in MAY_BE_ILL[role] else None,
         created_at=NOW - draw(st.integers(0, 5)) * 100.0,
         phase_since=NOW - draw(st.sampled_from([0.0, 10.0, 1000.0])),
         parked=parked,
         told=draw(st.sampled_from(told_in(wanted, role, phase, parked))),
         entered=role is Role.INSTANCE and (phase in SERVES or (phase in ENTERS and draw(st.booleans()))),
+        served=role is Role.INSTANCE and (phase in SERVES or draw(st.booleans())),
     )
 
 
