@@ -162,8 +162,9 @@ def test_a_backup_that_finds_no_room_says_so_and_leaves_nothing(site: Site, most
 def test_what_a_set_needs_and_cannot_be_kept_is_told_before_anything_is_declared(site: Site) -> None:
     (site.root / "site.bin").write_bytes(b"x" * 2**20)
     steps = "  steps: [{upload: {from: site.bin, to: /srv/}}]\n"
-    Path(site.file).write_text(f"name: other\nimage: base\ninstances: 0\nsetup:\n{steps}", encoding="utf-8")
-    command = ["prlimit", f"--fsize={2**19}", *site.command("apply", site.file)]
+    file = site.root / "other.yaml"
+    file.write_text(f"name: other\nimage: base\ninstances: 0\nsetup:\n{steps}", encoding="utf-8")
+    command = ["prlimit", f"--fsize={2**19}", *site.command("apply", str(file))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     cannot, fix = done.stderr.splitlines()
