@@ -36,6 +36,7 @@ from orchestrator.models.steps import (
 from orchestrator.planner import plan
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.planner.claims import plan_claimed
+from orchestrator.planner.restarts import has_been_in_service
 from orchestrator.planner.rollout import bounds_of
 from tests.builders import MIB, PREFIX, see_machine
 from tests.unit.examples import many, some
@@ -700,7 +701,8 @@ def _with_deaths(world: World, chance: Random) -> World:
 
 def _is_older_and_done(world: World, member: Member) -> bool:
     is_done = member.phase not in (Phase.CREATING, Phase.PROVISIONING, Phase.FAILED)
-    return is_done and member.role is Role.INSTANCE and member.model != world.sets[member.set_name].model
+    is_older = member.model != world.sets[member.set_name].model
+    return is_done and is_older and has_been_in_service(member)
 
 
 @many

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_after_the_last_try_it_is_given_up_until_the_operator_speaks() -> None:
 # ---- who does not come up after a start ----------------------------------------------------------------------
 
 
-def down(wanted: ScaleSet, failures: int, **fields: object) -> Member:
+def down(wanted: ScaleSet, failures: int, **fields: Any) -> Member:
     """It was in service, and did not come up: as `plan_unanswered` has it recorded."""
     asks = Request.RESTART if wanted.spec.repair.action != "none" else None
     since = {"phase_since": NOW, "unhealthy_since": NOW, "reason": "no answer\nconsole of web: fsck"}
@@ -117,7 +118,7 @@ def test_the_disk_of_what_was_in_service_goes_only_where_that_is_declared(
 @pytest.mark.parametrize(
     "fields", [{"role": Role.STANDBY}, {"entered": False}, {"entered": True, "served": False}, {"served": True}]
 )
-def test_what_never_served_is_made_anew(action: str, fields: dict[str, object]) -> None:
+def test_what_never_served_is_made_anew(action: str, fields: dict[str, Any]) -> None:
     wanted = web(action)
     never = {"phase": Phase.STARTING, "entered": False, "served": False}
     member = make_member(wanted, **{**never, **fields})

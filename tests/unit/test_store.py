@@ -60,11 +60,7 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(version: int, storage
     storage.put(storage.admit(), Phase.IN_SERVICE)
     before = storage.store.snapshot()
     storage.store.close()
-    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        for statement in takes_back(version):
-            connection.execute(statement)
-        connection.execute(f"UPDATE facts SET value = '{version}' WHERE key = 'schema_version'")
-    connection.close()
+    make_older(tmp_path, version)
     for _ in range(2):
         again = open_store(url_of(tmp_path), FakeClock().now)
         assert again.snapshot() == before
@@ -73,6 +69,15 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(version: int, storage
         found = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
     connection.close()
     assert found == (str(SCHEMA_VERSION),)
+
+
+def make_older(folder: Path, version: int) -> None:
+    """The store there, which nobody has open, is one of that version."""
+    with sqlite3.connect(folder / "store.sqlite") as connection:
+        for statement in takes_back(version):
+            connection.execute(statement)
+        connection.execute(f"UPDATE facts SET value = '{version}' WHERE key = 'schema_version'")
+    connection.close()
 
 
 def takes_back(version: int) -> list[str]:
@@ -116,11 +121,7 @@ def test_who_was_let_go_before_that_was_kept_is_taken_from_the_events(storage: S
     storage.recorder.succeeded(member, EffectKind.DESTROY, "removed")
     assert storage.store.find_departed([member.name, "web-other"]) == {member.name}
     storage.store.close()
-    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        for statement in takes_back(3):
-            connection.execute(statement)
-        connection.execute("UPDATE facts SET value = '3' WHERE key = 'schema_version'")
-    connection.close()
+    make_older(tmp_path, 3)
     again = open_store(url_of(tmp_path), FakeClock().now)
     assert again.find_departed([member.name, "web-other"]) == {member.name}
     again.close()
@@ -140,11 +141,7 @@ def test_what_had_failed_in_an_older_store_keeps_its_reason(storage: Storage, tm
     storage.recorder.failed(failed, "no net")
     other = storage.admit()
     storage.store.close()
-    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        for statement in takes_back(4):
-            connection.execute(statement)
-        connection.execute("UPDATE facts SET value = '4' WHERE key = 'schema_version'")
-    connection.close()
+    make_older(tmp_path, 4)
     again = open_store(url_of(tmp_path), FakeClock().now)
     said = {one.name: one.last_failure for one in again.snapshot().members}
     assert said == {failed.name: "no net", other.name: ""}

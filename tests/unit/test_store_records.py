@@ -601,8 +601,8 @@ def test_who_does_not_come_up_is_held_asked_to_restart_and_given_up(storage: Sto
     storage.declare()
     member = storage.put(storage.admit(), Phase.PROVISIONING, Phase.READY, Phase.IN_SERVICE, Phase.STARTING)
     assert (member.entered, member.served) == (True, True)
-    held = {"is_held": True, "asks": Request.RESTART}
-    again = {"is_repair": True, "asks": Request.RESTART}
+    held: dict[str, Any] = {"is_held": True, "asks": Request.RESTART}
+    again: dict[str, Any] = {"is_repair": True, "asks": Request.RESTART}
     for tries in range(5):
         storage.clock.advance(1)
         now = storage.clock.now()
