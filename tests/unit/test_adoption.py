@@ -15,7 +15,7 @@ from orchestrator.errors import Conflict, HostError, NotFound, SpecError
 from orchestrator.lifecycle.telling import has_to_enter
 from orchestrator.models.adoption import AdoptedSet, Adoption, Declaration, FoundMachine, HostSurvey, Source
 from orchestrator.models.audit import Kind
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet, lost_image
 from orchestrator.models.naming import domain_name, drive_volume, local_volume
 from orchestrator.models.ownership import TagState, tag_for
 from orchestrator.models.sightings import Power
@@ -294,6 +294,12 @@ def test_what_is_no_drive_of_ours_is_not_taken_in(volume: str) -> None:
     theirs = survey(volumes={volume: MIB, drive_volume(PREFIX, "web", "data", 0): MIB})
     (drive,) = plan_adoption(known(make_set(make_spec(drives=DRIVES))), [theirs], NOW).drives
     assert drive.slot == 0
+
+
+def test_an_image_that_was_lost_before_is_not_written_again() -> None:
+    lost = make_set(image=lost_image("micro", 7))
+    other = make_set(make_spec(name="api"))
+    assert plan_adoption(known(lost, other), [survey()], NOW).images == (other.image,)
 
 
 # ---- with the loop, a real store and copies on disk ----------------------------------------------------------
