@@ -50,13 +50,11 @@ def build(
             output = room / f"{name}.qcow2"
             build_image(recipe, output, runtime.paths.work, lambda part, words: bar.show(part * 0.9, words))
             image = import_image(
-                runtime.store,
-                runtime.paths,
+                runtime.repository,
                 name,
                 output,
                 lambda part, words: bar.show(90 + part * 0.1, words),
             )
-        runtime.ledger.keep_images(runtime.store.list_images())
     say(f"{image.ref} is ready ({image.size / 2**20:.0f} MiB)")
 
 
@@ -99,8 +97,7 @@ def _add_file(name: str, file: Path, sha256: str) -> Image:
 
     with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"adding {name}") as bar:
         runtime.refuse_if_held(look=False)
-        image = import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
-        runtime.ledger.keep_images(runtime.store.list_images())
+        image = import_image(runtime.repository, name, file, bar.show, sha256)
         return image
 
 
@@ -111,8 +108,7 @@ def _add_url(name: str, url: str, sha256: str) -> Image:
     download = parse_download(url, sha256)
     with stopped_means(_DOWNLOAD_KEPT), opened() as runtime, _Bar(f"adding {name}") as bar:
         runtime.refuse_if_held(look=False)
-        image = import_download(runtime.store, runtime.paths, name, download, bar.show)
-        runtime.ledger.keep_images(runtime.store.list_images())
+        image = import_download(runtime.repository, name, download, bar.show)
         return image
 
 
@@ -204,13 +200,12 @@ def remove(ref: RefArgument) -> None:
 
       understudy image remove web:1
     """
-    from orchestrator.imaging.importing import remove_image
+    from orchestrator.imaging.repository import refuse_left
 
     with opened_to_act() as runtime:
-        image = _get(runtime, ref)
-        remove_image(runtime.store, runtime.paths, image, lambda digest: _remove_on_hosts(runtime, digest))
-        runtime.ledger.forget_images([image])
-        say(f"{image.ref} is removed")
+        removal = runtime.repository.remove(_get(runtime, ref), runtime.hosts)
+        say(f"{removal.image.ref} is removed")
+        refuse_left([removal])
 
 
 @app.command()
@@ -222,23 +217,19 @@ def prune() -> None:
       understudy image prune
     """
     from orchestrator.imaging.downloading import prune_downloads
-    from orchestrator.imaging.importing import prune_images
+    from orchestrator.imaging.repository import refuse_left
 
     with opened_to_act() as runtime:
-        removed = prune_images(runtime.store, runtime.paths, lambda digest: _remove_on_hosts(runtime, digest))
-        runtime.ledger.forget_images(removed)
-        for image in removed:
-            say(f"{image.ref} is removed")
+        removed = []
+        for removal in runtime.repository.prune(runtime.hosts):
+            say(f"{removal.image.ref} is removed")
+            removed.append(removal)
         downloads, size = prune_downloads(runtime.paths.work, runtime.clock.now())
         if downloads:
             say(f"unfinished downloads removed: {downloads} ({size / 2**20:.0f} MiB)")
         if not removed and not downloads:
             say("nothing to remove: every version is in use or the newest of its name")
-
-
-def _remove_on_hosts(runtime: Runtime, digest: str) -> None:
-    for host in runtime.hosts.values():
-        host.remove_image(digest)
+        refuse_left(removed)
 
 
 def _get(runtime: Runtime, ref: str) -> Image:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.config.paths import StatePaths
-from orchestrator.config.rooms import hold_rooms
 from orchestrator.config.scratch import scratch
 from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
-from orchestrator.errors import Conflict, ImageRefused, SpecError
+from orchestrator.errors import ImageRefused, SpecError
 from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
 from orchestrator.imaging.files import (
     OnProgress,
@@ -23,9 +19,9 @@ from orchestrator.imaging.files import (
     move_file,
     sha256_of,
 )
+from orchestrator.imaging.repository import Repository
 from orchestrator.models.members import Image
 from orchestrator.models.spec import ScaleSetSpec
-from orchestrator.store import Store
 
 
 def check_name(name: str) -> None:
@@ -41,7 +37,7 @@ def check_name(name: str) -> None:
 
 
 def import_image(
-    store: Store, paths: StatePaths, name: str, file: Path, on_progress: OnProgress, sha256: str = ""
+    repository: Repository, name: str, file: Path, on_progress: OnProgress, sha256: str = ""
 ) -> Image:
     """Add `file` as the next version of `name`; the same content again is the version it already is.
 
@@ -50,17 +46,16 @@ def import_image(
     """
     check_name(name)
     check_sha256(sha256)
-    with explained(f"adding {file}"), scratch(paths.work, "import-") as room:
+    with explained(f"adding {file}"), scratch(repository.paths.work, "import-") as room:
         on_progress(0, f"copying {file.name}")
         source = _private_copy(file, room)
         if sha256:
             check_content(source, sha256, str(file), "copy it again")
-        return _take_in(store, paths, name, source, str(file), on_progress)
+        return _take_in(repository, name, source, str(file), on_progress)
 
 
 def import_download(
-    store: Store,
-    paths: StatePaths,
+    repository: Repository,
     name: str,
     download: Download,
     on_progress: OnProgress,
@@ -71,22 +66,22 @@ def import_download(
     Raises DownloadFailed and Conflict too. An image that `name` already has is not downloaded again.
     """
     check_name(name)
-    if known := _find_kept(store, paths, name, download.sha256):
+    if known := repository.find_kept(name, download.sha256):
         on_progress(100, f"{known.ref} is the same image")
         return known
     shown = download.address.shown
     with (
         explained(f"adding {shown}"),
-        downloaded(download, paths.work, lambda part, words: on_progress(part * 0.8, words), limits) as file,
+        downloaded(
+            download, repository.paths.work, lambda part, words: on_progress(part * 0.8, words), limits
+        ) as file,
     ):
-        return _take_in(store, paths, name, file, shown, lambda part, words: on_progress(80 + part * 0.2, words))
+        return _take_in(repository, name, file, shown, lambda part, words: on_progress(80 + part * 0.2, words))
 
 
-def _take_in(
-    store: Store, paths: StatePaths, name: str, source: Path, shown: str, on_progress: OnProgress
-) -> Image:
+def _take_in(repository: Repository, name: str, source: Path, shown: str, on_progress: OnProgress) -> Image:
     """`source` is ours alone; a qcow2 is moved into the repository."""
-    with scratch(paths.work, "import-") as room:
+    with scratch(repository.paths.work, "import-") as room:
         on_progress(2, "inspecting the image")
         facts = inspect_image(source, shown)
         target, made = source, facts
@@ -98,63 +93,23 @@ def _take_in(
             made = inspect_image(target)
         on_progress(85, "computing the checksum")
         digest = sha256_of(target)
-        if known := _find_kept(store, paths, name, digest):
+        if known := repository.find_kept(name, digest):
             on_progress(100, f"{known.ref} is the same image")
             return known
         target.chmod(0o444)
         size = target.stat().st_size
-        with scratch(paths.images, "import-") as beside:
+        store = repository.store
+        with scratch(repository.paths.images, "import-") as beside:
             # The repository may be on a file system of its own.
             move_file(target, beside / target.name)
-            with hold_rooms(paths):  # an audit takes the file for left over until it is recorded
-                (beside / target.name).replace(paths.images / f"{digest}.qcow2")
-                image = _find_version(store, name, digest) or store.add_image(
-                    name,
-                    lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
-                )
+            image = repository.keep(
+                beside / target.name,
+                digest,
+                name,
+                lambda version: Image(name, version, digest, size, made.virtual_size, store.now(), shown),
+            )
         on_progress(100, f"{image.ref} is in the repository")
         return image
-
-
-def _find_version(store: Store, name: str, digest: str) -> Image | None:
-    versions = store.list_images()
-    return next((image for image in versions if image.name == name and image.digest == digest), None)
-
-
-def _find_kept(store: Store, paths: StatePaths, name: str, digest: str) -> Image | None:
-    """None also if its file is gone: then it is put back."""
-    return _find_version(store, name, digest) if (paths.images / f"{digest}.qcow2").exists() else None
-
-
-def remove_image(store: Store, paths: StatePaths, image: Image, on_hosts: Callable[[str], None]) -> None:
-    """Raises Conflict while somebody uses it. The file goes when no other version has the same content."""
-    store.remove_image(image)
-    if _is_needed(store, image.digest):
-        return
-    on_hosts(image.digest)
-    with explained(f"removing {image.ref}"), hold_rooms(paths):  # it may have been added again meanwhile
-        if not _is_needed(store, image.digest):
-            (paths.images / f"{image.digest}.qcow2").unlink(missing_ok=True)
-
-
-def _is_needed(store: Store, digest: str) -> bool:
-    return any(image.digest == digest for image in store.list_images())
-
-
-def prune_images(store: Store, paths: StatePaths, on_hosts: Callable[[str], None]) -> list[Image]:
-    """Remove every version that nobody uses, except the newest of each name; what was removed."""
-    images = store.list_images()
-    newest: dict[str, int] = {}
-    for image in images:
-        newest[image.name] = max(newest.get(image.name, 0), image.version)
-    removed = []
-    for image in images:
-        if image.version == newest[image.name]:
-            continue
-        with contextlib.suppress(Conflict):
-            remove_image(store, paths, image, on_hosts)
-            removed.append(image)
-    return removed
 
 
 def _private_copy(file: Path, room: Path) -> Path:

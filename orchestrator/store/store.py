@@ -25,6 +25,7 @@ from orchestrator.store.change_watch import Version
 from orchestrator.store.database import Database
 from orchestrator.store.drives import grow_drives, list_drives
 from orchestrator.store.golden import end_golden_troubles, list_golden_troubles
+from orchestrator.store.image_versions import give_version, list_given, remember_version
 from orchestrator.store.rows import (
     MemberReader,
     image_key,
@@ -141,13 +142,20 @@ class Store:
         ]
         return found[-1] if found else None
 
-    def add_image(self, name: str, made: Callable[[int], Image]) -> Image:
-        """Record a new version; `made` gets its number."""
+    def add_image(self, name: str, made: Callable[[int], Image], given: int = 0) -> Image:
+        """Record a new version; `made` gets its number, which no version of that name ever had.
+
+        `given`: the highest that is known beside the store, which may have been lost, or be an older one.
+        """
         with self.database.write() as connection:
-            rows = connection.execute(select(images.c.version).where(images.c.name == name)).all()
-            image = made(max((row.version for row in rows), default=0) + 1)
+            image = made(give_version(connection, name, given))
             connection.execute(insert(images).values(**vars(image)))
             return image
+
+    def given_versions(self) -> dict[str, int]:
+        """Image's name -> the highest version number that was ever given."""
+        with self.database.read() as connection:
+            return list_given(connection)
 
     def image_users(self, image: Image) -> list[str]:
         """Names of the sets and members for which it may not be removed, sorted."""
@@ -163,6 +171,7 @@ class Store:
                     f"image {image.ref!r} is in use by {', '.join(users)}",
                     "delete or update what uses it first",
                 )
+            remember_version(connection, image.name, image.version)
             key = (images.c.name == image.name) & (images.c.version == image.version)
             connection.execute(delete(images).where(key))
 

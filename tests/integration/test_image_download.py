@@ -18,13 +18,13 @@ import pytest
 
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.http_download import parse_address
-from orchestrator.drivers.keys import SystemClock
 from orchestrator.errors import Conflict, DownloadFailed, HostFull, ImageRefused, SpecError, UnderstudyError
 from orchestrator.imaging.downloading import DownloadLimits, parse_download, prune_downloads
 from orchestrator.imaging.importing import import_download
+from orchestrator.imaging.repository import Repository
 from orchestrator.models.members import Image
-from orchestrator.store import Store, open_store
 from tests.support.installation import wait_until
+from tests.support.repository import open_repository
 from tests.support.web import Page, Web, serving, write_self_signed
 
 MIB = 2**20
@@ -70,32 +70,23 @@ def trusted_web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> StatePaths:
-    made = StatePaths(tmp_path / "state")
-    made.ensure()
-    return made
-
-
-@pytest.fixture
-def store(paths: StatePaths) -> Iterator[Store]:
-    made = open_store(f"sqlite:///{paths.database}", SystemClock().now)
+def repository(tmp_path: Path) -> Iterator[Repository]:
+    made = open_repository(tmp_path / "state")
     yield made
-    made.close()
+    made.store.close()
 
 
 class Site:
     """Adds `disk` from URLs to one repository, and remembers what was said meanwhile."""
 
-    def __init__(self, store: Store, paths: StatePaths, disk: bytes) -> None:
-        self.store, self.paths = store, paths
+    def __init__(self, repository: Repository, disk: bytes) -> None:
+        self.repository, self.store, self.paths = repository, repository.store, repository.paths
         self.sha256 = hashlib.sha256(disk).hexdigest()
         self.said: list[tuple[float, str]] = []
 
     def add(self, url: str, sha256: str = "", limits: DownloadLimits = QUICK, name: str = "web") -> Image:
         download = parse_download(url, sha256 or self.sha256)
-        return import_download(
-            self.store, self.paths, name, download, lambda *said: self.said.append(said), limits
-        )
+        return import_download(self.repository, name, download, lambda *said: self.said.append(said), limits)
 
     @property
     def partial(self) -> Path:
@@ -110,8 +101,8 @@ class Site:
 
 
 @pytest.fixture
-def site(store: Store, paths: StatePaths, disk: bytes) -> Site:
-    return Site(store, paths, disk)
+def site(repository: Repository, disk: bytes) -> Site:
+    return Site(repository, disk)
 
 
 def ranges(web: Web) -> list[str]:
@@ -257,7 +248,7 @@ def test_interrupted_behind_the_last_byte_nothing_is_asked_again(web: Web, site:
 
     download = parse_download(web.url("/x.qcow2"), site.sha256)
     with pytest.raises(KeyboardInterrupt):
-        import_download(site.store, site.paths, "web", download, interrupt, QUICK)
+        import_download(site.repository, "web", download, interrupt, QUICK)
     assert site.partial.read_bytes() == disk
     site.add(web.url("/x.qcow2"))
     assert len(web.requests) == 1

@@ -309,7 +309,7 @@ def test_an_image_that_was_lost_before_is_not_written_again() -> None:
 def site(tmp_path: Path) -> Iterator[Site]:
     with open_site(tmp_path, hosts=("local", "other")) as made:
         made.ledger = Ledger(tmp_path / "declarations", tmp_path / "image-records")
-        made.ledger.keep_images(made.store.list_images())
+        made.ledger.keep_images(made.store.list_images(), made.store.given_versions())
         yield made
 
 

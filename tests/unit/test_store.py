@@ -19,7 +19,7 @@ from orchestrator.models.members import Image, Phase, Request, Role
 from orchestrator.models.steps import EffectKind
 from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
-from orchestrator.store.tables import SCHEMA_VERSION, images
+from orchestrator.store.tables import SCHEMA_VERSION, facts, images
 from tests.builders import NOW, make_image, make_spec
 from tests.fakes import FakeClock, FakeIdentities
 from tests.unit.storage import Storage, open_storage, url_of
@@ -334,6 +334,27 @@ def test_versions_of_an_image_count_up_for_each_name(storage: Storage) -> None:
         "micro:3",
         "debian-12:1",
     ]
+
+
+def test_a_number_is_given_once_whatever_was_removed(storage: Storage) -> None:
+    storage.store.remove_image(add(storage))
+    storage.store.remove_image(storage.image)
+    assert add(storage).ref == "micro:3"
+    assert storage.store.given_versions() == {"micro": 3}
+
+
+def test_a_store_of_a_version_that_remembered_no_numbers_goes_by_its_images(storage: Storage) -> None:
+    add(storage)
+    with storage.store.database.write() as connection:
+        connection.execute(delete(facts).where(facts.c.key.startswith("given image version")))
+    assert storage.store.given_versions() == {"micro": 2}
+    storage.store.remove_image(storage.store.list_images()[1])
+    assert add(storage).ref == "micro:3"
+
+
+def test_a_number_that_is_known_elsewhere_is_not_given(storage: Storage) -> None:
+    made = storage.store.add_image("micro", lambda version: replace(make_image(), version=version), given=7)
+    assert (made.ref, storage.store.given_versions()) == ("micro:8", {"micro": 8})
 
 
 def test_an_image_is_found_by_name_as_its_newest_version_or_by_version(storage: Storage) -> None:
