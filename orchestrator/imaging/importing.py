@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.config.scratch import scratch
-from orchestrator.drivers.qemu_img import compare_images, convert_image, inspect_image
-from orchestrator.errors import ImageRefused, SpecError
+from orchestrator.drivers.qemu_img import convert_image, find_difference, inspect_image
+from orchestrator.errors import ImageRefused, SpecError, UnderstudyError
 from orchestrator.imaging.downloading import USUAL, Download, DownloadLimits, downloaded
 from orchestrator.imaging.files import (
     OnProgress,
@@ -89,7 +89,13 @@ def _take_in(repository: Repository, name: str, source: Path, shown: str, on_pro
             target = room / "image.qcow2"
             convert_image(source, facts.kind, target, lambda part: on_progress(5 + part * 0.7, "converting"))
             on_progress(76, "comparing with the original")
-            compare_images(source, facts.kind, target)
+            if differing := find_difference(
+                source,
+                facts.kind,
+                target,
+                lambda part: on_progress(76 + part * 0.09, "comparing with the original"),
+            ):
+                raise UnderstudyError(f"the converted image differs from {source}: {differing}", "try again")
             made = inspect_image(target)
         on_progress(85, "computing the checksum")
         digest = sha256_of(target)

@@ -385,7 +385,7 @@ def test_a_file_that_is_too_large_for_the_file_system_is_told_as_such(
     command = [sys.executable, "-c", LIMITED, str(repository.paths.root), str(file), str(most)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "free space, or give another --state-dir" in done.stdout
-    assert done.stdout.startswith("HostFull adding" if most < 2**22 else "UnderstudyError cannot convert")
+    assert done.stdout.startswith("HostFull adding" if most < 2**22 else "HostFull cannot convert")
     assert leftovers(repository) == []
 
 
