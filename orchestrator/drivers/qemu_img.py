@@ -67,6 +67,12 @@ def inspect_image(file: Path, shown: str = "", on_percent: OnPercent = lambda _:
     return ImageFacts("qcow2", facts.virtual_size)
 
 
+def is_qcow2(file: Path) -> bool:
+    """By its first bytes, as it is judged. Raises OSError."""
+    with file.open("rb") as handle:
+        return handle.read(len(_QCOW2_MAGIC)) == _QCOW2_MAGIC
+
+
 def read_virtual_size(file: Path) -> int:
     """Of a qcow2 of our own making, in bytes."""
     return _look_at_qcow2(file, str(file)).virtual_size
@@ -148,26 +154,29 @@ def _check(file: Path, facts: _Qcow2, shown: str, on_percent: OnPercent) -> None
         raise ImageRefused(f"{shown} is damaged or truncated: {read.words}", again)
 
 
-def convert_image(source: Path, kind: str, target: Path, on_percent: OnPercent) -> None:
-    """Write `target` as a new qcow2 with the same content. Raises HostFull, UnderstudyError."""
+def convert_image(source: Path, kind: str, target: Path, shown: str, on_percent: OnPercent) -> None:
+    """Write `target`, a new qcow2, with the content of `source`, called `shown`.
+
+    Raises HostFull, UnderstudyError.
+    """
     arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
     # A small file can claim to hold a large disk: what is written stays within the space that is there.
     room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
-    bounds = bounds_for(f"converting {source}", source.stat().st_size, _INSPECT_SECONDS * 10)
+    bounds = bounds_for(f"converting {shown}", source.stat().st_size, _INSPECT_SECONDS * 10)
     done = run_qemu_img(arguments, replace(bounds, room=room), on_percent)
     if done.status == -signal.SIGXFSZ or any(words in done.words for words in _FULL):
         raise HostFull(
-            f"cannot convert {source}: it does not fit on the disk", "free space, or give another --state-dir"
+            f"cannot convert {shown}: it does not fit on the disk", "free space, or give another --state-dir"
         )
     if done.status != 0:
-        raise UnderstudyError(f"cannot convert {source}: {done.words}", "compare its sha256 with the original's")
+        raise UnderstudyError(f"cannot convert {shown}: {done.words}", "compare its sha256 with the original's")
 
 
-def find_difference(source: Path, kind: str, target: Path, on_percent: OnPercent) -> str:
-    """Empty if the qcow2 `target` has the very content of `source`. Raises UnderstudyError."""
+def find_difference(source: Path, kind: str, target: Path, shown: str, on_percent: OnPercent) -> str:
+    """Empty if the qcow2 `target` has the very content of `source`, called `shown`. Raises UnderstudyError."""
     opened = [image_options(source, kind), image_options(target, "qcow2")]
     size = max(source.stat().st_size, target.stat().st_size)
-    bounds = bounds_for(f"comparing {source} with what it was converted to", size, _INSPECT_SECONDS * 10)
+    bounds = bounds_for(f"comparing {shown} with what it was converted to", size, _INSPECT_SECONDS * 10)
     done = run_qemu_img(["compare", "-p", "--force-share", "--image-opts", *opened], bounds, on_percent)
     return (done.output or done.words) if done.status != 0 else ""
 

@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +18,12 @@ import pytest
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.http_download import parse_address
 from orchestrator.errors import Conflict, DownloadFailed, HostFull, ImageRefused, SpecError, UnderstudyError
-from orchestrator.imaging.downloading import DownloadLimits, parse_download, prune_downloads
+from orchestrator.imaging.downloading import DownloadLimits, parse_download
 from orchestrator.imaging.importing import import_download
 from orchestrator.imaging.repository import Repository
+from orchestrator.imaging.stages import prune_stages
 from orchestrator.models.members import Image
+from tests.support.commands import start_image_command
 from tests.support.installation import wait_until
 from tests.support.repository import open_repository
 from tests.support.web import Page, Web, serving, write_self_signed
@@ -508,7 +509,7 @@ def test_one_command_at_a_time_is_at_a_download(web: Web, site: Site, disk: byte
     wait_until(site.partial.exists, 10, "the download begins")
     with pytest.raises(Conflict, match="another command is downloading the same image"):
         site.add(web.url("/x.qcow2"))
-    assert prune_downloads(site.paths.work, time.time() + 30 * DAY) == (0, 0)
+    assert prune_stages(site.paths.work, time.time() + 30 * DAY) == (0, 0)
     first.join()
     assert failures == []
     assert len(web.requests) == 1
@@ -531,7 +532,7 @@ def test_downloads_nobody_went_on_with_are_pruned(site: Site) -> None:
         file = site.paths.work / f"{digest}.{suffix}"
         file.write_bytes(bytes(MIB))
         os.utime(file, (now - age * DAY,) * 2)
-    assert prune_downloads(site.paths.work, now) == (2, 2 * MIB)
+    assert prune_stages(site.paths.work, now) == (2, 2 * MIB)
     assert sorted(site.leftovers()) == sorted([site.paths.work / f"{young}.partial", other])
 
 
@@ -539,13 +540,7 @@ def test_downloads_nobody_went_on_with_are_pruned(site: Site) -> None:
 
 
 def understudy(paths: StatePaths, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "--state-dir", str(paths.root), "image", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_image_command(paths.root, *arguments)
 
 
 def test_an_interrupted_command_goes_on_when_it_is_given_again(web: Web, site: Site, disk: bytes) -> None:
@@ -598,24 +593,32 @@ def test_pruning_says_how_much_it_removed(site: Site) -> None:
     site.partial.write_bytes(bytes(3 * MIB))
     os.utime(site.partial, (time.time() - 8 * DAY,) * 2)
     said, _ = understudy(site.paths, "prune").communicate(timeout=60)
-    assert said == "unfinished downloads removed: 1 (3 MiB)\n"
+    assert said == "unfinished additions removed: 1 (3 MiB)\n"
     assert site.leftovers() == []
 
 
-def test_an_interrupted_import_says_that_nothing_is_left(
-    site: Site, tmp_path: Path, disk: bytes, monkeypatch: pytest.MonkeyPatch
+def test_what_was_converted_of_a_download_is_not_converted_again(
+    web: Web, site: Site, tmp_path: Path, disk: bytes
 ) -> None:
-    """A qemu-img that takes its time stands before the real one."""
     (tmp_path / "disk.qcow2").write_bytes(disk)
-    slow, began = tmp_path / "bin" / "qemu-img", tmp_path / "began"
-    slow.parent.mkdir()
-    slow.write_text(f"#!/bin/sh\ntouch {began}\nexec sleep 60\n")
-    slow.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
-    process = understudy(site.paths, "add", "web", str(tmp_path / "disk.qcow2"))
-    wait_until(began.exists, 30, "qemu-img is called")
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors.startswith("understudy: interrupted; nothing of it is left behind\n")
-    assert site.leftovers() == []
+    files = (tmp_path / "disk.qcow2", tmp_path / "disk.vmdk")
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "vmdk", *files], check=True)
+    content = (tmp_path / "disk.vmdk").read_bytes()
+    web.pages["/x.vmdk"] = Page(content)
+
+    def interrupt(_percent: float, words: str) -> None:
+        if words.startswith("comparing"):
+            raise KeyboardInterrupt
+
+    download = parse_download(web.url("/x.vmdk"), hashlib.sha256(content).hexdigest())
+    with pytest.raises(KeyboardInterrupt):
+        import_download(site.repository, "web", download, interrupt, QUICK)
+    image = site.add(web.url("/x.vmdk"), download.sha256)
+    assert len(web.requests) == 1
+    assert {words.partition(",")[0] for _, words in site.said} == {
+        "comparing with the original",
+        "computing the checksum",
+        "taking it into the repository",
+        "web:1 is in the repository",
+    }
+    assert site.leftovers() == [site.paths.images / f"{image.digest}.qcow2"]

@@ -395,6 +395,9 @@ def test_a_repository_that_cannot_be_written_is_told_as_such(repository: Reposit
     with pytest.raises(UnderstudyError, match=r"adding .*bootable.raw failed: .* \(.*/images/import-") as caught:
         add(repository, make_bootable(tmp_path))
     assert "check the rights and the file system" in caught.value.fix
+    repository.paths.images.unlink()
+    repository.paths.images.mkdir()
+    assert add(repository, tmp_path / "bootable.raw").ref == "web:1"
     assert list(repository.paths.work.iterdir()) == []
 
 

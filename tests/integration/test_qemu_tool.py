@@ -12,20 +12,11 @@ import pytest
 from orchestrator.drivers.qemu_img import inspect_image
 from orchestrator.drivers.qemu_tool import Bounds, bounds_for, run_qemu_img
 from orchestrator.errors import ImageRefused, UnderstudyError
+from tests.support.commands import stand_in
 from tests.support.installation import wait_until
 from tests.support.repository import make_qcow2, qemu_img
 
 MIB, TIB = 2**20, 2**40
-
-
-def stand_in(directory: Path, monkeypatch: pytest.MonkeyPatch, tool: str, script: str) -> None:
-    """`tool` is this script from now on; $REAL is the real one."""
-    real = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
-    file = directory / "bin" / tool
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n", encoding="utf-8")
-    file.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{file.parent}:{os.environ['PATH']}")
 
 
 def test_what_takes_too_long_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
