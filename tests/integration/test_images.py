@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.drivers.qemu_img import convert_image, find_difference, inspect_image
 from orchestrator.errors import Conflict, ImageRefused, SpecError, UnderstudyError
 from orchestrator.imaging.files import copy_file
 from orchestrator.imaging.importing import import_image
@@ -134,13 +135,70 @@ def test_a_checksum_decides_whether_a_file_is_what_was_meant(repository: Reposit
     assert import_image(repository, "web", file, quiet, digest.upper()).ref == "web:1"
 
 
-def test_a_raw_disk_that_pretends_to_be_qcow2_inside_stays_raw(repository: Repository, tmp_path: Path) -> None:
-    """The guest of a raw disk wrote a qcow2 header into it that names a host file."""
-    evil = tmp_path / "evil.qcow2"
-    qemu_img("create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", evil, "1M")
+def evil_header() -> bytes:
+    """Of a qcow2 that names a file of the host, as a guest can write it into the first sector of its disk."""
+    name = b"/etc/passwd"
+    header = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", 3, 112, len(name), 16, 2**22, 0, 1, 2**17)
+    return header + struct.pack(">QIIQQQQII", 2**16, 1, 0, 0, 0, 0, 0, 4, 104) + bytes(8) + name
+
+
+def write_header(file: Path) -> None:
+    with file.open("r+b") as disk:
+        disk.write(evil_header())
+
+
+def test_a_raw_disk_that_pretends_to_be_qcow2_inside_stays_raw(tmp_path: Path) -> None:
+    """Its guest writes a qcow2 header into it once it was found to be raw: nothing looks at the bytes again."""
+    file, made, back = make_bootable(tmp_path), tmp_path / "made.qcow2", tmp_path / "back.raw"
+    assert inspect_image(file).kind == "raw"
+    write_header(file)
+    convert_image(file, "raw", made, str(file), lambda _: None)
+    assert find_difference(file, "raw", made, str(file), lambda _: None) == ""
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", made, back)
+    assert back.read_bytes() == file.read_bytes()
+    assert inspect_image(made).virtual_size == 2**22  # and names no other file
+
+
+def test_what_is_written_into_a_disk_while_it_is_added_is_not_in_its_image(
+    repository: Repository, tmp_path: Path
+) -> None:
+    file, back = make_bootable(tmp_path), tmp_path / "back.raw"
+    before = file.read_bytes()
+
+    def hear(_percent: float, words: str) -> None:
+        if words.startswith("inspecting"):
+            write_header(file)
+
+    image = import_image(repository, "web", file, hear)
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", repository.file(image.digest), back)
+    assert back.read_bytes() == before
+
+
+def test_a_raw_disk_that_begins_with_a_qcow2_header_is_judged_as_one(
+    repository: Repository, tmp_path: Path
+) -> None:
+    file = make_bootable(tmp_path)
+    write_header(file)
+    assert file.read_bytes()[510:512] == b"\x55\xaa"
     with pytest.raises(ImageRefused, match="names the backing file '/etc/passwd'"):
-        add(repository, evil)
+        add(repository, file)
     assert leftovers(repository) == []
+
+
+def test_a_raw_disk_with_a_qcow2_in_its_partition_is_raw(repository: Repository, tmp_path: Path) -> None:
+    file, back = make_bootable(tmp_path), tmp_path / "back.raw"
+    with file.open("r+b") as disk:
+        disk.seek(2**20)
+        disk.write(evil_header())
+    image = add(repository, file)
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", repository.file(image.digest), back)
+    assert back.read_bytes() == file.read_bytes()
+
+
+def make_with_host_file(directory: Path) -> Path:
+    file = directory / "evil.qcow2"
+    qemu_img("create", "-f", "qcow2", "-b", "/etc/passwd", "-F", "raw", file, "1M")
+    return file
 
 
 def make_with_backing(directory: Path) -> Path:
@@ -295,6 +353,7 @@ def make_luks(directory: Path) -> Path:
     ("make", "words"),
     [
         (make_with_backing, "names the backing file"),
+        (make_with_host_file, "names the backing file '/etc/passwd'"),
         (make_with_json_backing, "names the backing file"),
         (make_with_data_file, "keeps its data in another file"),
         (make_truncated, "truncated"),
