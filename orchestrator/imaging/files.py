@@ -84,12 +84,12 @@ def allocated(file: Path) -> int:
 
 
 def told(on_progress: OnProgress, words: str) -> OnBytes:
-    """Tells each MiB as a percentage of the whole."""
+    """Tells each MiB, and the end, as a percentage of the whole."""
     shown_at = -1
 
     def tell(done: int, size: int) -> None:
         nonlocal shown_at
-        if done // MIB != shown_at:
+        if done // MIB != shown_at or done == size:
             shown_at = done // MIB
             on_progress(
                 100 * min(done / size, 1.0) if size else 0.0, f"{words}, {done // MIB} of {size // MIB} MiB"
@@ -106,21 +106,22 @@ def part_of(on_progress: OnProgress, first: float, last: float) -> OnProgress:
 # ---- copies ----------------------------------------------------------------------------------------------
 
 
-def link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path, on_bytes: OnBytes = lambda done, size: None) -> None:
     """Another name of the file; a copy of it where the two are on different file systems. Raises OSError."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise
-        copy_file(source, target)
+        copy_file(source, target, on_bytes)
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, on_bytes: OnBytes = lambda done, size: None) -> None:
     """A whole copy, on disk. Raises OSError."""
     with source.open("rb") as reading, target.open("wb") as writing:
-        for _ in copied_pieces(reading, writing, 0):
-            pass
+        size = os.fstat(reading.fileno()).st_size
+        for done, _ in copied_pieces(reading, writing, 0):
+            on_bytes(done, size)
         os.fsync(writing.fileno())
 
 

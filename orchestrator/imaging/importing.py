@@ -90,13 +90,14 @@ def _take_in(repository: Repository, name: str, stage: Stage, shown: str, on_pro
     else:
         facts = _inspect(stage, shown, part_of(on_progress, 0, 1))
         facts, file = _convert(stage, facts.kind, shown, part_of(on_progress, 1, share)), stage.qcow2
-    digest = stage.sha256_of(file, told(part_of(on_progress, share, 98), "computing the checksum"))
+    digest = stage.sha256_of(file, told(part_of(on_progress, share, 95), "computing the checksum"))
     if known := repository.find_kept(name, digest):
         return _is_there(repository, known, on_progress)
-    on_progress(98, "taking it into the repository")
+    on_progress(95, "taking it into the repository")
     with scratch(repository.paths.images, "import-") as beside:
         ours = beside / "image.qcow2"
-        link_or_copy(file, ours)  # the repository may be on a file system of its own
+        # The repository may be on a file system of its own.
+        link_or_copy(file, ours, told(part_of(on_progress, 95, 99), "taking it into the repository"))
         ours.chmod(0o444)
         size, now = ours.stat().st_size, repository.store.now()
         image = repository.keep(

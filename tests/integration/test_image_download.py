@@ -25,7 +25,6 @@ from orchestrator.imaging.stages import prune_stages
 from orchestrator.models.members import Image
 from tests.support.commands import start_image_command
 from tests.support.installation import wait_until
-from tests.support.repository import open_repository
 from tests.support.web import Page, Web, serving, write_self_signed
 
 MIB = 2**20
@@ -68,13 +67,6 @@ def trusted_web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serving(certificate) as made:
         yield made
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    made = open_repository(tmp_path / "state")
-    yield made
-    made.store.close()
 
 
 class Site:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,6 @@ from orchestrator.imaging.repository import Repository, refuse_left
 from orchestrator.models.members import Image
 from tests.builders import make_spec
 from tests.support.repository import add, make_qcow2, open_repository
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    made = open_repository(tmp_path / "state")
-    yield made
-    made.store.close()
 
 
 class Host:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from orchestrator.imaging.stages import prune_stages
 from orchestrator.models.members import Image
 from tests.support.commands import stand_in, start_image_command
 from tests.support.installation import wait_until
-from tests.support.repository import add, leftovers, open_repository, qemu_img, quiet
+from tests.support.repository import add, leftovers, qemu_img, quiet
 
 MIB = 2**20
 DAY = 86400.0
@@ -34,13 +34,6 @@ COPY, CONVERT, COMPARE, SUM = (
     "computing the checksum",
 )
 KEEP = "taking it into the repository"
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    made = open_repository(tmp_path / "state")
-    yield made
-    made.store.close()
 
 
 def make_raw(directory: Path, size: int = 4 * MIB) -> Path:

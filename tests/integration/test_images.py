@@ -21,14 +21,7 @@ from orchestrator.errors import Conflict, ImageRefused, SpecError, UnderstudyErr
 from orchestrator.imaging.files import copy_file
 from orchestrator.imaging.importing import import_image
 from orchestrator.imaging.repository import Repository
-from tests.support.repository import add, leftovers, open_repository, qemu_img, quiet
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Iterator[Repository]:
-    made = open_repository(tmp_path / "state")
-    yield made
-    made.store.close()
+from tests.support.repository import add, leftovers, qemu_img, quiet
 
 
 def test_a_qcow2_becomes_an_immutable_version_named_by_content(repository: Repository, tmp_path: Path) -> None:
@@ -402,7 +395,9 @@ def test_a_repository_on_a_file_system_of_its_own_takes_images(
     assert elsewhere.stat().st_dev != repository.paths.work.stat().st_dev
     repository.paths.images.rmdir()
     repository.paths.images.symlink_to(elsewhere)
-    image = add(repository, make_bootable(tmp_path))
+    said: list[tuple[float, str]] = []
+    image = import_image(repository, "web", make_bootable(tmp_path), lambda *told: said.append(told))
+    assert "taking it into the repository, 0 of 0 MiB" in [words for _, words in said]
     (file,) = repository.paths.images.iterdir()
     assert (file.name, file.stat().st_mode & 0o7777) == (f"{image.digest}.qcow2", 0o444)
     assert hashlib.sha256(file.read_bytes()).hexdigest() == image.digest
