@@ -264,6 +264,11 @@ class Executor:
             self.machines.host_of(member).start_machine(domain)
 
     def _ensure_image(self, image: Image, member: Member) -> None:
+        if image.is_lost:
+            raise Conflict(
+                f"image {image.ref!r} of set {member.set_name!r} is recorded no more",
+                "name an image of 'understudy image list' in the set's file, then apply it",
+            )
         self.machines.host_of(member).ensure_image(image, self._installation.images / f"{image.digest}.qcow2")
 
     def _attach_drives(self, member: Member, wanted: ScaleSet) -> bool:

@@ -21,10 +21,9 @@ app = new_app(no_args_is_help=True, help="Images: immutable, versioned base disk
 
 _STAGE_STEP = 10.0  # percent after which a stage says again how far it is, where there is no bar
 _NOTHING_LEFT = "interrupted; nothing of it is left behind\n  (the same command begins anew)"
-_DOWNLOAD_KEPT = (
-    "interrupted; what was downloaded is kept\n"
-    "  (the same command goes on there; 'understudy image prune' removes what is kept for more than a week)"
-)
+_GOES_ON = "(the same command goes on there; 'understudy image prune' removes what is kept for more than a week)"
+_DOWNLOAD_KEPT = f"interrupted; what was downloaded is kept\n  {_GOES_ON}"
+_COPY_KEPT = f"interrupted; what was copied and converted is kept\n  {_GOES_ON}"
 
 RefArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="name (the newest version) or name:version.")]
 
@@ -41,22 +40,16 @@ def build(
     """
     from orchestrator.config.scratch import scratch
     from orchestrator.imaging.building import build_image, load_recipe
-    from orchestrator.imaging.importing import import_image
+    from orchestrator.imaging.files import part_of
+    from orchestrator.imaging.importing import import_built
 
     recipe = load_recipe(name)
     with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"building {name}") as bar:
         runtime.refuse_if_held(look=False)  # the state directory and its rooms are made now, before the long part
         with scratch(runtime.paths.work, "recipe-") as room:
             output = room / f"{name}.qcow2"
-            build_image(recipe, output, runtime.paths.work, lambda part, words: bar.show(part * 0.9, words))
-            image = import_image(
-                runtime.store,
-                runtime.paths,
-                name,
-                output,
-                lambda part, words: bar.show(90 + part * 0.1, words),
-            )
-        runtime.ledger.keep_images(runtime.store.list_images())
+            build_image(recipe, output, runtime.paths.work, part_of(bar.show, 0, 90))
+            image = import_built(runtime.repository, name, output, part_of(bar.show, 90, 100))
     say(f"{image.ref} is ready ({image.size / 2**20:.0f} MiB)")
 
 
@@ -78,7 +71,8 @@ def add(
 ) -> None:
     """Add a disk image of your own as the next version of NAME. The file is copied and kept read-only, as qcow2.
 
-    A download that was interrupted goes on where it was when the command is given again, with any mirror's URL.
+    A command that was interrupted goes on where it was when it is given again: a file unless it has changed
+    since, a download with any mirror's URL.
 
     Examples:
 
@@ -97,11 +91,9 @@ def add(
 def _add_file(name: str, file: Path, sha256: str) -> Image:
     from orchestrator.imaging.importing import import_image
 
-    with stopped_means(_NOTHING_LEFT), opened() as runtime, _Bar(f"adding {name}") as bar:
+    with stopped_means(_COPY_KEPT), opened() as runtime, _Bar(f"adding {name}") as bar:
         runtime.refuse_if_held(look=False)
-        image = import_image(runtime.store, runtime.paths, name, file, bar.show, sha256)
-        runtime.ledger.keep_images(runtime.store.list_images())
-        return image
+        return import_image(runtime.repository, name, file, bar.show, sha256)
 
 
 def _add_url(name: str, url: str, sha256: str) -> Image:
@@ -111,9 +103,7 @@ def _add_url(name: str, url: str, sha256: str) -> Image:
     download = parse_download(url, sha256)
     with stopped_means(_DOWNLOAD_KEPT), opened() as runtime, _Bar(f"adding {name}") as bar:
         runtime.refuse_if_held(look=False)
-        image = import_download(runtime.store, runtime.paths, name, download, bar.show)
-        runtime.ledger.keep_images(runtime.store.list_images())
-        return image
+        return import_download(runtime.repository, name, download, bar.show)
 
 
 @app.command("list")
@@ -204,41 +194,36 @@ def remove(ref: RefArgument) -> None:
 
       understudy image remove web:1
     """
-    from orchestrator.imaging.importing import remove_image
+    from orchestrator.imaging.repository import refuse_left
 
     with opened_to_act() as runtime:
-        image = _get(runtime, ref)
-        remove_image(runtime.store, runtime.paths, image, lambda digest: _remove_on_hosts(runtime, digest))
-        runtime.ledger.forget_images([image])
-        say(f"{image.ref} is removed")
+        removal = runtime.repository.remove(_get(runtime, ref), runtime.hosts)
+        say(f"{removal.image.ref} is removed")
+        refuse_left([removal])
 
 
 @app.command()
 def prune() -> None:
-    """Remove versions that nobody uses, except the newest of each name, and downloads left for over a week.
+    """Remove versions that nobody uses, except the newest of each name, and what additions left for a week.
 
     Examples:
 
       understudy image prune
     """
-    from orchestrator.imaging.downloading import prune_downloads
-    from orchestrator.imaging.importing import prune_images
+    from orchestrator.imaging.repository import refuse_left
+    from orchestrator.imaging.stages import prune_stages
 
     with opened_to_act() as runtime:
-        removed = prune_images(runtime.store, runtime.paths, lambda digest: _remove_on_hosts(runtime, digest))
-        runtime.ledger.forget_images(removed)
-        for image in removed:
-            say(f"{image.ref} is removed")
-        downloads, size = prune_downloads(runtime.paths.work, runtime.clock.now())
-        if downloads:
-            say(f"unfinished downloads removed: {downloads} ({size / 2**20:.0f} MiB)")
-        if not removed and not downloads:
+        removed = []
+        for removal in runtime.repository.prune(runtime.hosts):
+            say(f"{removal.image.ref} is removed")
+            removed.append(removal)
+        unfinished, size = prune_stages(runtime.paths.work, runtime.clock.now())
+        if unfinished:
+            say(f"unfinished additions removed: {unfinished} ({size / 2**20:.0f} MiB)")
+        if not removed and not unfinished:
             say("nothing to remove: every version is in use or the newest of its name")
-
-
-def _remove_on_hosts(runtime: Runtime, digest: str) -> None:
-    for host in runtime.hosts.values():
-        host.remove_image(digest)
+        refuse_left(removed)
 
 
 def _get(runtime: Runtime, ref: str) -> Image:

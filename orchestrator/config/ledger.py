@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.config.rooms import write_kept
+from orchestrator.config.rooms import GIVEN, write_kept
 from orchestrator.errors import StoreError
 from orchestrator.models.adoption import Declaration
 from orchestrator.models.members import Image, ScaleSet
@@ -100,22 +100,62 @@ class Ledger:
 
     # ---- images ------------------------------------------------------------------------------------------
 
-    def keep_images(self, images: Iterable[Image]) -> None:
-        """A description of every one of them. Raises StoreError."""
-        for image in images:
-            if not self._image_file(image).exists():
-                _write(self._image_file(image), _IMAGE.dump_json(image), str(os.getpid()))
+    def keep_images(self, images: Iterable[Image], given: Mapping[str, int]) -> None:
+        """A description of every one of them, as the store has it now. Raises StoreError.
 
-    def forget_images(self, images: Iterable[Image]) -> None:
+        `given`: name -> the highest version number that was ever given. It is remembered when the image is gone.
+        """
         for image in images:
+            content = _IMAGE.dump_json(image)
+            if _content(self._image_file(image)) != content:
+                _write(self._image_file(image), content, str(os.getpid()))
+        for name, version in given.items():
+            self._remember_given(name, version)
+
+    def forget_image(self, image: Image) -> None:
+        """Its number stays given. Raises StoreError."""
+        self._remember_given(image.name, image.version)
+        try:
             self._image_file(image).unlink(missing_ok=True)
-
-    def _image_file(self, image: Image) -> Path:
-        return self._images / f"{image.name}@{image.version}{_SUFFIX}"
+        except OSError as error:
+            raise _failed(self._image_file(image), error) from error
 
     def images(self) -> tuple[Image, ...]:
         """Raises StoreError."""
         return tuple(_read(file, _IMAGE) for file in sorted(self._images.glob(f"*@*{_SUFFIX}")))
+
+    def given_versions(self) -> dict[str, int]:
+        """Image's name -> the highest version number of which there is, or was, a description."""
+        given: dict[str, int] = {}
+        for _, name, version in (*self._numbered(_SUFFIX), *self._numbered(GIVEN)):
+            given[name] = max(given.get(name, 0), version)
+        return given
+
+    def _remember_given(self, name: str, version: int) -> None:
+        """An empty file for each number, the highest of which counts: no writer takes another's back."""
+        marks = {number: file for file, of, number in self._numbered(GIVEN) if of == name}
+        if max(marks, default=0) < version:
+            _write(self._images / f"{name}@{version}{GIVEN}", b"", str(os.getpid()))
+            for lower in marks.values():
+                lower.unlink(missing_ok=True)
+
+    def _numbered(self, suffix: str) -> Iterator[tuple[Path, str, int]]:
+        """(file, image's name, version) of each file with that suffix."""
+        for file in self._images.glob(f"[!.]*@*{suffix}"):
+            name, _, version = file.name.removesuffix(suffix).partition("@")
+            if version.isdigit():
+                yield file, name, int(version)
+
+    def _image_file(self, image: Image) -> Path:
+        return self._images / f"{image.name}@{image.version}{_SUFFIX}"
+
+
+def _content(file: Path) -> bytes | None:
+    """None if it is not there, or cannot be read: then it is written again."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
 
 
 def _is_copy(file: Path) -> bool:

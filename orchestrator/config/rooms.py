@@ -15,6 +15,7 @@ from orchestrator.config.scratch import PREFIXES, find_mounts, is_abandoned
 from orchestrator.errors import StoreError
 from orchestrator.models.stock import StateStock
 
+GIVEN = ".given"  # ends the names of files that say which numbers of images were given
 _DIGEST = re.compile(r"([0-9a-f]{64})\.qcow2")
 _UNFINISHED = re.compile(r"(?:installation|identity\.secret|operator_ed25519(?:\.pub)?)\.(\d+)")
 
@@ -57,7 +58,8 @@ class DirectoryRooms:
     def _copies(self) -> Iterator[str]:
         unfinished = (file for file in _entries(self._paths.declarations) if file.name.startswith("."))
         keys = (file for file in (*_entries(self._paths.keys), *_entries(self._paths.private)) if _is_left(file))
-        for file in (*unfinished, *keys, *_entries(self._paths.image_records)):
+        records = (file for file in _entries(self._paths.image_records) if not file.name.endswith(GIVEN))
+        for file in (*unfinished, *keys, *records):
             yield str(file.relative_to(self._paths.private))
 
     def remove_image(self, digest: str) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
     from orchestrator.drivers.libvirt.accelerator import Accelerator
     from orchestrator.drivers.libvirt.volumes import Volumes
+    from orchestrator.imaging.repository import Repository
     from orchestrator.models.spec import Firmware
     from orchestrator.reconcile.controller import Controller
     from orchestrator.reconcile.lookout import Lookout
@@ -64,6 +65,12 @@ class Runtime:
     @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.paths.declarations, self.paths.image_records)
+
+    @cached_property
+    def repository(self) -> Repository:
+        from orchestrator.imaging.repository import Repository
+
+        return Repository(self.store, self.ledger, self.paths)
 
     @cached_property
     def limits(self) -> Limits:
@@ -216,7 +223,7 @@ class Runtime:
         from orchestrator.reconcile.parts import ControllerParts
         from orchestrator.store.records import Recorder
 
-        self.ledger.keep_images(self.store.list_images())
+        self.repository.keep_records()
         parts = ControllerParts(
             store=self.store,
             recorder=Recorder(self.store, self.identities.member_suffix, self.addressing.candidates, self.fence),

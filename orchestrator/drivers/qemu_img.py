@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.drivers.foreign_formats import find_foreign_kind, read_ends, refuse_foreign
 from orchestrator.drivers.qcow2 import HeaderNames, end_of_compressed_data, read_header_names
-from orchestrator.errors import ImageRefused, UnderstudyError
+from orchestrator.drivers.qemu_tool import Bounds, OnPercent, bounds_for, run_qemu_img
+from orchestrator.errors import HostFull, ImageRefused, UnderstudyError
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _INSPECT_SECONDS = 60
-_ADDRESS_SPACE = 2**31  # bytes of memory that qemu-img may use
 _SPARE_ROOM = 2**29  # bytes that an import leaves free
-_SLOWEST = 10 * 2**20  # bytes per second below which a disk is not waited for
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,15 @@ class ImageFacts:
     virtual_size: int
 
 
-def inspect_image(file: Path, shown: str = "") -> ImageFacts:
+@dataclass(frozen=True)
+class _Qcow2:
+    """Both in bytes."""
+
+    virtual_size: int
+    cluster: int
+
+
+def inspect_image(file: Path, shown: str = "", on_percent: OnPercent = lambda _: None) -> ImageFacts:
     """What the file is. Raises ImageRefused for everything we do not accept, calling it `shown`.
 
     The format is decided here and then given to qemu-img explicitly, so that nothing is ever probed: a raw disk
@@ -54,11 +62,26 @@ def inspect_image(file: Path, shown: str = "") -> ImageFacts:
     if not start.startswith(_QCOW2_MAGIC):
         return _inspect_raw(start, file.stat().st_size, shown)
     _refuse_names(read_header_names(ends.front), shown)
+    facts = _look_at_qcow2(file, shown)
+    _check(file, facts, shown, on_percent)
+    return ImageFacts("qcow2", facts.virtual_size)
+
+
+def is_qcow2(file: Path) -> bool:
+    """By its first bytes, as it is judged. Raises OSError."""
+    with file.open("rb") as handle:
+        return handle.read(len(_QCOW2_MAGIC)) == _QCOW2_MAGIC
+
+
+def read_virtual_size(file: Path) -> int:
+    """Of a qcow2 of our own making, in bytes."""
+    return _look_at_qcow2(file, str(file)).virtual_size
+
+
+def _look_at_qcow2(file: Path, shown: str) -> _Qcow2:
     info = _run_json(["info", "--force-share", "-f", "qcow2", "--output=json", str(file)], shown)
     _refuse_other_files(info, file, shown)
-    virtual_size = int(info["virtual-size"])
-    _check(file, virtual_size, int(info.get("cluster-size", 65536)), shown)
-    return ImageFacts("qcow2", virtual_size)
+    return _Qcow2(int(info["virtual-size"]), int(info.get("cluster-size", 65536)))
 
 
 def image_options(file: Path, kind: str) -> str:
@@ -108,111 +131,58 @@ def _inspect_raw(start: bytes, size: int, shown: str) -> ImageFacts:
     return ImageFacts("raw", size)
 
 
-def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
+def _check(file: Path, facts: _Qcow2, shown: str, on_percent: OnPercent) -> None:
     """Raises ImageRefused if the file is truncated or its tables are damaged."""
     again = "copy it again and compare sha256"
-    done = _run(["check", "--force-share", "-f", "qcow2", "--output=json", str(file)], _INSPECT_SECONDS * 5)
+    size = file.stat().st_size
+    bounds = bounds_for(f"checking the tables of {shown}", size, _INSPECT_SECONDS * 5)
+    done = run_qemu_img(["check", "--force-share", "-f", "qcow2", "--output=json", str(file)], bounds)
     # Exit 3: clusters are leaked; that wastes space and harms nobody.
-    if done.returncode not in (0, 3):
-        raise ImageRefused(f"{shown} is damaged or truncated: {_words(done)}", again)
-    end, size = int(json.loads(done.stdout).get("image-end-offset", 0)), file.stat().st_size
+    if done.status not in (0, 3):
+        raise ImageRefused(f"{shown} is damaged or truncated: {done.words}", again)
+    end = int(json.loads(done.output).get("image-end-offset", 0))
     # The last cluster of a compressed image may be shorter than a cluster, but not than its data.
-    if end - size >= cluster or end_of_compressed_data(file) > size:
+    if end - size >= facts.cluster or end_of_compressed_data(file) > size:
         raise ImageRefused(f"{shown} is truncated: its data ends at byte {end}, the file at {size}", again)
     # Read it all once: damage in compressed clusters shows only then.
-    sink = f"driver=null-co,size={virtual_size}"
-    source = image_options(file, "qcow2")
-    read = _run(["convert", "--image-opts", "-n", "--target-image-opts", source, sink], _INSPECT_SECONDS * 10)
-    if read.returncode != 0:
-        raise ImageRefused(f"{shown} is damaged or truncated: {_words(read)}", again)
+    opened = [image_options(file, "qcow2"), f"driver=null-co,size={facts.virtual_size}"]
+    bounds = bounds_for(f"reading all of {shown}", size, _INSPECT_SECONDS * 10)
+    read = run_qemu_img(
+        ["convert", "-p", "--image-opts", "-n", "--target-image-opts", *opened], bounds, on_percent
+    )
+    if read.status != 0:
+        raise ImageRefused(f"{shown} is damaged or truncated: {read.words}", again)
 
 
-def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[float], None]) -> None:
-    """Write `target` as a new qcow2 with the same content. Progress is 0 to 100."""
+def convert_image(source: Path, kind: str, target: Path, shown: str, on_percent: OnPercent) -> None:
+    """Write `target`, a new qcow2, with the content of `source`, called `shown`.
+
+    Raises HostFull, UnderstudyError.
+    """
     arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
     # A small file can claim to hold a large disk: what is written stays within the space that is there.
     room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
-    seconds = _INSPECT_SECONDS * 10 + source.stat().st_size // _SLOWEST
-    process = subprocess.Popen(
-        [*_limits(f"--fsize={room}", f"--cpu={seconds}"), _tool(), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        for number in _progress(process.stdout):
-            on_progress(number)
-        _, errors = process.communicate()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    if process.returncode == -signal.SIGXCPU:
-        raise ImageRefused(f"converting {source} takes more than {seconds} s of processor time")
-    if process.returncode != 0:
-        raise UnderstudyError(
-            f"cannot convert {source}: {errors.strip()[-500:] or 'it does not fit on the disk'}",
-            "free space, or give another --state-dir",
+    bounds = bounds_for(f"converting {shown}", source.stat().st_size, _INSPECT_SECONDS * 10)
+    done = run_qemu_img(arguments, replace(bounds, room=room), on_percent)
+    if done.status == -signal.SIGXFSZ or any(words in done.words for words in _FULL):
+        raise HostFull(
+            f"cannot convert {shown}: it does not fit on the disk", "free space, or give another --state-dir"
         )
+    if done.status != 0:
+        raise UnderstudyError(f"cannot convert {shown}: {done.words}", "compare its sha256 with the original's")
 
 
-def compare_images(source: Path, kind: str, target: Path) -> None:
-    """Raises UnderstudyError unless the qcow2 `target` has the very content of `source`."""
+def find_difference(source: Path, kind: str, target: Path, shown: str, on_percent: OnPercent) -> str:
+    """Empty if the qcow2 `target` has the very content of `source`, called `shown`. Raises UnderstudyError."""
     opened = [image_options(source, kind), image_options(target, "qcow2")]
     size = max(source.stat().st_size, target.stat().st_size)
-    done = _run(["compare", "--force-share", "--image-opts", *opened], _INSPECT_SECONDS * 10 + size // _SLOWEST)
-    if done.returncode != 0:
-        raise UnderstudyError(
-            f"the converted image differs from {source}: {done.stdout.strip() or _words(done)}", "try again"
-        )
-
-
-def _progress(stream: Any) -> Any:
-    """qemu-img writes `    (12.34/100%)` with carriage returns."""
-    text = ""
-    while char := stream.read(1):
-        text += char
-        if char == ")":
-            number = text.rpartition("(")[2].partition("/")[0]
-            text = ""
-            if number.replace(".", "", 1).isdigit():
-                yield float(number)
+    bounds = bounds_for(f"comparing {shown} with what it was converted to", size, _INSPECT_SECONDS * 10)
+    done = run_qemu_img(["compare", "-p", "--force-share", "--image-opts", *opened], bounds, on_percent)
+    return (done.output or done.words) if done.status != 0 else ""
 
 
 def _run_json(arguments: list[str], shown: str) -> dict[str, Any]:
-    done = _run(arguments, _INSPECT_SECONDS)
-    if done.returncode != 0:
-        raise ImageRefused(f"{shown} is not a usable image: {_words(done)}")
-    return dict(json.loads(done.stdout))
-
-
-def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            [*_limits(f"--cpu={seconds}"), _tool(), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ImageRefused(f"qemu-img {arguments[0]} took longer than {seconds} s on {arguments[-1]}") from error
-
-
-def _limits(*limits: str) -> list[str]:
-    """What goes before qemu-img's own name: a hostile image can ask for much."""
-    return ["prlimit", f"--as={_ADDRESS_SPACE}", *limits] if shutil.which("prlimit") else []
-
-
-def _words(done: subprocess.CompletedProcess[str]) -> str:
-    return done.stderr.strip().removeprefix("qemu-img: ")[-500:] or f"qemu-img exit status {done.returncode}"
-
-
-def _tool() -> str:
-    found = shutil.which("qemu-img")
-    if found is None:
-        raise UnderstudyError("qemu-img is not installed", "apt-get install qemu-utils")
-    return found
+    done = run_qemu_img(arguments, Bounds(f"looking at {shown}", _INSPECT_SECONDS))
+    if done.status != 0:
+        raise ImageRefused(f"{shown} is not a usable image: {done.words}")
+    return dict(json.loads(done.output))

@@ -75,6 +75,16 @@ class Image:
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
 
+    @property
+    def is_lost(self) -> bool:
+        """Its record is gone, though something names it: no machine can be made from it."""
+        return not self.digest
+
+
+def lost_image(name: str, version: int) -> Image:
+    """Stands for a version that is recorded no more."""
+    return Image(name, version, digest="", size=0, virtual_size=0, created_at=0.0, source="")
+
 
 @dataclass(frozen=True)
 class Member:

@@ -266,7 +266,8 @@ def _missing_images(known: Known, sets: Iterable[tuple[Declaration, Source]]) ->
     """All that copies and declarations describe; the store takes those that it lacks."""
     images = {one.ref: one for one in known.images}
     for declared, _ in sets:
-        images.setdefault(declared.image.ref, declared.image)
+        if not declared.image.is_lost:
+            images.setdefault(declared.image.ref, declared.image)
     return tuple(images[ref] for ref in sorted(images))
 
 

@@ -39,9 +39,9 @@ def find_adoption(
     surveys = [_survey(name, host) for name, host in hosts.items()]
     # After the hosts: a record that a controller has just written describes what was seen, or more.
     snapshot = store.snapshot()
-    images = {one.ref: one for one in (*ledger.images(), *store.list_images())}
     copies = ledger.declarations()
-    images.update({one.image.ref: one.image for one in copies if one.image.ref not in images})
+    declared = (one.image for one in copies if not one.image.is_lost)
+    images = {one.ref: one for one in (*declared, *ledger.images(), *store.list_images())}
     known = Known(
         prefix=prefix,
         installation=store.installation(),

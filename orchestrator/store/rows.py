@@ -43,6 +43,11 @@ def read_image(row: Any) -> Image:
     )
 
 
+def image_key(row: Any) -> tuple[str, int]:
+    """(name, version) of the image that a set's row names."""
+    return row.image_name, row.image_version
+
+
 def read_set(row: Any, image: Image) -> ScaleSet:
     return ScaleSet(
         spec=read_spec(row.spec),

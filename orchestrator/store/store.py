@@ -17,7 +17,7 @@ from orchestrator.errors import Conflict, NotFound, StoreError
 from orchestrator.models.changes import describe_changes
 from orchestrator.models.events import Event
 from orchestrator.models.golden import GoldenTroubles
-from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet
+from orchestrator.models.members import Image, Member, Phase, Request, ScaleSet, lost_image
 from orchestrator.models.spec import ScaleSetSpec
 from orchestrator.models.storage import Drive
 from orchestrator.planner.backoff import MAX_TRIES
@@ -26,7 +26,16 @@ from orchestrator.store.changes import NO_FAILURES
 from orchestrator.store.database import Database
 from orchestrator.store.drives import grow_drives, list_drives
 from orchestrator.store.golden import end_golden_troubles, list_golden_troubles
-from orchestrator.store.rows import MemberReader, read_event, read_image, read_member, read_set, read_spec
+from orchestrator.store.image_versions import give_version, list_given, remember_version
+from orchestrator.store.rows import (
+    MemberReader,
+    image_key,
+    read_event,
+    read_image,
+    read_member,
+    read_set,
+    read_spec,
+)
 from orchestrator.store.tables import departed, events, facts, images, leases, members, sets
 
 HOLD = "hold"  # the fact that says why nothing may be done
@@ -72,7 +81,7 @@ class Store:
                 held[drive.member] = (*held.get(drive.member, ()), drive)
             return Snapshot(
                 tuple(
-                    read_set(row, known[row.image_name, row.image_version])
+                    read_set(row, known.get(image_key(row)) or lost_image(*image_key(row)))
                     for row in connection.execute(select(sets).order_by(sets.c.name))
                 ),
                 self._members.read(connection.execute(select(members).order_by(members.c.name)).all(), held),
@@ -134,13 +143,20 @@ class Store:
         ]
         return found[-1] if found else None
 
-    def add_image(self, name: str, made: Callable[[int], Image]) -> Image:
-        """Record a new version; `made` gets its number."""
+    def add_image(self, name: str, made: Callable[[int], Image], given: int = 0) -> Image:
+        """Record a new version; `made` gets its number, which no version of that name ever had.
+
+        `given`: the highest that is known beside the store, which may have been lost, or be an older one.
+        """
         with self.database.write() as connection:
-            rows = connection.execute(select(images.c.version).where(images.c.name == name)).all()
-            image = made(max((row.version for row in rows), default=0) + 1)
+            image = made(give_version(connection, name, given))
             connection.execute(insert(images).values(**vars(image)))
             return image
+
+    def given_versions(self) -> dict[str, int]:
+        """Image's name -> the highest version number that was ever given."""
+        with self.database.read() as connection:
+            return list_given(connection)
 
     def image_users(self, image: Image) -> list[str]:
         """Names of the sets and members for which it may not be removed, sorted."""
@@ -156,13 +172,17 @@ class Store:
                     f"image {image.ref!r} is in use by {', '.join(users)}",
                     "delete or update what uses it first",
                 )
+            remember_version(connection, image.name, image.version)
             key = (images.c.name == image.name) & (images.c.version == image.version)
             connection.execute(delete(images).where(key))
 
     # ---- wishes ------------------------------------------------------------------------------------------
 
     def declare_set(self, spec: ScaleSetSpec, image: Image, model: str) -> bool:
-        """Write the wish; False if it was exactly this already. Raises Conflict while the set is being deleted."""
+        """Write the wish; False if it was exactly this already.
+
+        Raises Conflict while the set is being deleted, and if the image was removed meanwhile.
+        """
         with self.database.write() as connection:
             return self._declare(connection, spec, image, model)
 
@@ -195,6 +215,9 @@ class Store:
             "image_name": image.name,
             "image_version": image.version,
         }
+        # One that the set is declared on already cannot be removed; and a lost one is no reason not to shrink.
+        if row is None or image_key(row) != (image.name, image.version):
+            _refuse_removed(connection, spec.name, image)
         grow_drives(connection, spec)
         if row is None:
             fresh = {"generation": 1, "settled_generation": 0, "deleting": False, "stuck": ""}
@@ -350,6 +373,16 @@ def _first_one_alone(file: Path) -> Iterator[None]:
         raise StoreError(
             f"cannot use the store {file}: {error.strerror}", "check its directory's rights"
         ) from error
+
+
+def _refuse_removed(connection: Connection, set_name: str, image: Image) -> None:
+    """It was looked up in another transaction, and may have been removed since."""
+    key = (images.c.name == image.name) & (images.c.version == image.version) & (images.c.digest == image.digest)
+    if connection.execute(select(images.c.version).where(key)).first() is None:
+        raise Conflict(
+            f"set {set_name!r}: image {image.ref!r} was removed meanwhile",
+            "see 'understudy image list'; name one of these in the set's file, then apply it",
+        )
 
 
 def _users(connection: Connection, image: Image) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.ledger import Ledger
 from orchestrator.config.paths import StatePaths
 from orchestrator.errors import Conflict, SpecError, StoreError, UnderstudyError
 from orchestrator.service.backup import opened_backup, restore_backup, write_backup
@@ -159,6 +160,22 @@ def test_a_backup_comes_back_whole_into_an_empty_directory(store: Store, archive
     assert new.database.stat().st_mode & 0o777 == 0o600
     assert new.settings.read_text(encoding="utf-8") == 'prefix = "other"\n'
     assert list(new.work.iterdir()) == []
+    again.close()
+
+
+def test_the_numbers_that_images_ever_had_come_back(store: Store, paths: StatePaths, tmp_path: Path) -> None:
+    ledger = Ledger(paths.declarations, paths.image_records)
+    removed = store.add_image("micro", lambda version: make_image(version=version, digest="e5" * 32))
+    ledger.keep_images([removed], store.given_versions())
+    store.remove_image(removed)
+    ledger.forget_image(removed)
+    write_backup(store, paths, tmp_path / "backup.tar")
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    restore_backup(new, tmp_path / "backup.tar", NOW)
+    again = opened(new)
+    assert again.given_versions() == {"micro": 2}
+    assert Ledger(new.declarations, new.image_records).given_versions() == {"micro": 2}
     again.close()
 
 

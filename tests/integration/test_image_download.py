@@ -8,7 +8,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +17,13 @@ import pytest
 
 from orchestrator.config.paths import StatePaths
 from orchestrator.drivers.http_download import parse_address
-from orchestrator.drivers.keys import SystemClock
 from orchestrator.errors import Conflict, DownloadFailed, HostFull, ImageRefused, SpecError, UnderstudyError
-from orchestrator.imaging.downloading import DownloadLimits, parse_download, prune_downloads
+from orchestrator.imaging.downloading import DownloadLimits, parse_download
 from orchestrator.imaging.importing import import_download
+from orchestrator.imaging.repository import Repository
+from orchestrator.imaging.stages import prune_stages
 from orchestrator.models.members import Image
-from orchestrator.store import Store, open_store
+from tests.support.commands import start_image_command
 from tests.support.installation import wait_until
 from tests.support.web import Page, Web, serving, write_self_signed
 
@@ -69,33 +69,17 @@ def trusted_web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield made
 
 
-@pytest.fixture
-def paths(tmp_path: Path) -> StatePaths:
-    made = StatePaths(tmp_path / "state")
-    made.ensure()
-    return made
-
-
-@pytest.fixture
-def store(paths: StatePaths) -> Iterator[Store]:
-    made = open_store(f"sqlite:///{paths.database}", SystemClock().now)
-    yield made
-    made.close()
-
-
 class Site:
     """Adds `disk` from URLs to one repository, and remembers what was said meanwhile."""
 
-    def __init__(self, store: Store, paths: StatePaths, disk: bytes) -> None:
-        self.store, self.paths = store, paths
+    def __init__(self, repository: Repository, disk: bytes) -> None:
+        self.repository, self.store, self.paths = repository, repository.store, repository.paths
         self.sha256 = hashlib.sha256(disk).hexdigest()
         self.said: list[tuple[float, str]] = []
 
     def add(self, url: str, sha256: str = "", limits: DownloadLimits = QUICK, name: str = "web") -> Image:
         download = parse_download(url, sha256 or self.sha256)
-        return import_download(
-            self.store, self.paths, name, download, lambda *said: self.said.append(said), limits
-        )
+        return import_download(self.repository, name, download, lambda *said: self.said.append(said), limits)
 
     @property
     def partial(self) -> Path:
@@ -110,8 +94,8 @@ class Site:
 
 
 @pytest.fixture
-def site(store: Store, paths: StatePaths, disk: bytes) -> Site:
-    return Site(store, paths, disk)
+def site(repository: Repository, disk: bytes) -> Site:
+    return Site(repository, disk)
 
 
 def ranges(web: Web) -> list[str]:
@@ -257,7 +241,7 @@ def test_interrupted_behind_the_last_byte_nothing_is_asked_again(web: Web, site:
 
     download = parse_download(web.url("/x.qcow2"), site.sha256)
     with pytest.raises(KeyboardInterrupt):
-        import_download(site.store, site.paths, "web", download, interrupt, QUICK)
+        import_download(site.repository, "web", download, interrupt, QUICK)
     assert site.partial.read_bytes() == disk
     site.add(web.url("/x.qcow2"))
     assert len(web.requests) == 1
@@ -517,7 +501,7 @@ def test_one_command_at_a_time_is_at_a_download(web: Web, site: Site, disk: byte
     wait_until(site.partial.exists, 10, "the download begins")
     with pytest.raises(Conflict, match="another command is downloading the same image"):
         site.add(web.url("/x.qcow2"))
-    assert prune_downloads(site.paths.work, time.time() + 30 * DAY) == (0, 0)
+    assert prune_stages(site.paths.work, time.time() + 30 * DAY) == (0, 0)
     first.join()
     assert failures == []
     assert len(web.requests) == 1
@@ -540,7 +524,7 @@ def test_downloads_nobody_went_on_with_are_pruned(site: Site) -> None:
         file = site.paths.work / f"{digest}.{suffix}"
         file.write_bytes(bytes(MIB))
         os.utime(file, (now - age * DAY,) * 2)
-    assert prune_downloads(site.paths.work, now) == (2, 2 * MIB)
+    assert prune_stages(site.paths.work, now) == (2, 2 * MIB)
     assert sorted(site.leftovers()) == sorted([site.paths.work / f"{young}.partial", other])
 
 
@@ -548,13 +532,7 @@ def test_downloads_nobody_went_on_with_are_pruned(site: Site) -> None:
 
 
 def understudy(paths: StatePaths, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "--state-dir", str(paths.root), "image", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_image_command(paths.root, *arguments)
 
 
 def test_an_interrupted_command_goes_on_when_it_is_given_again(web: Web, site: Site, disk: bytes) -> None:
@@ -607,24 +585,32 @@ def test_pruning_says_how_much_it_removed(site: Site) -> None:
     site.partial.write_bytes(bytes(3 * MIB))
     os.utime(site.partial, (time.time() - 8 * DAY,) * 2)
     said, _ = understudy(site.paths, "prune").communicate(timeout=60)
-    assert said == "unfinished downloads removed: 1 (3 MiB)\n"
+    assert said == "unfinished additions removed: 1 (3 MiB)\n"
     assert site.leftovers() == []
 
 
-def test_an_interrupted_import_says_that_nothing_is_left(
-    site: Site, tmp_path: Path, disk: bytes, monkeypatch: pytest.MonkeyPatch
+def test_what_was_converted_of_a_download_is_not_converted_again(
+    web: Web, site: Site, tmp_path: Path, disk: bytes
 ) -> None:
-    """A qemu-img that takes its time stands before the real one."""
     (tmp_path / "disk.qcow2").write_bytes(disk)
-    slow, began = tmp_path / "bin" / "qemu-img", tmp_path / "began"
-    slow.parent.mkdir()
-    slow.write_text(f"#!/bin/sh\ntouch {began}\nexec sleep 60\n")
-    slow.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
-    process = understudy(site.paths, "add", "web", str(tmp_path / "disk.qcow2"))
-    wait_until(began.exists, 30, "qemu-img is called")
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors.startswith("understudy: interrupted; nothing of it is left behind\n")
-    assert site.leftovers() == []
+    files = (tmp_path / "disk.qcow2", tmp_path / "disk.vmdk")
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "vmdk", *files], check=True)
+    content = (tmp_path / "disk.vmdk").read_bytes()
+    web.pages["/x.vmdk"] = Page(content)
+
+    def interrupt(_percent: float, words: str) -> None:
+        if words.startswith("comparing"):
+            raise KeyboardInterrupt
+
+    download = parse_download(web.url("/x.vmdk"), hashlib.sha256(content).hexdigest())
+    with pytest.raises(KeyboardInterrupt):
+        import_download(site.repository, "web", download, interrupt, QUICK)
+    image = site.add(web.url("/x.vmdk"), download.sha256)
+    assert len(web.requests) == 1
+    assert {words.partition(",")[0] for _, words in site.said} == {
+        "comparing with the original",
+        "computing the checksum",
+        "taking it into the repository",
+        "web:1 is in the repository",
+    }
+    assert site.leftovers() == [site.paths.images / f"{image.digest}.qcow2"]

@@ -62,3 +62,21 @@ def test_of_a_host_that_is_only_silent_the_audit_says_that_it_was_not_judged(sit
     site.config.write_text(site.config.read_text(encoding="utf-8") + silent, encoding="utf-8")
     assert "nothing was found on the hosts that answer" in site.run("audit", expect=4)
     assert '"clean": false' in site.run("audit", "--json", expect=4)
+
+
+def test_an_image_is_removed_though_a_host_is_silent_and_the_host_is_named(site: PaperSite) -> None:
+    disk = site.root / "disk.raw"
+    for mark in (b"one", b"two", b"three"):
+        with disk.open("r+b") as raw:
+            raw.seek(4096)
+            raw.write(mark)
+        assert "is ready" in site.run("image", "add", "web", str(disk))
+    silent = '[[hosts]]\nname = "b"\nzone = "b"\nuri = "qemu+unix:///system?socket=/nowhere"\n'
+    site.config.write_text(site.config.read_text(encoding="utf-8") + silent, encoding="utf-8")
+    said = site.run("image", "prune", expect=1)
+    assert "web:1 is removed\nweb:2 is removed\n" in said
+    assert "web:1, web:2 still on host b: " in said
+    assert "understudy audit --fix" in said
+    assert "web:3 still on host b: " in site.run("image", "remove", "web:3", expect=1)
+    assert "there is no image 'web'" in site.run("image", "remove", "web", expect=2)
+    assert "web:4 is ready" in site.run("image", "add", "web", str(disk))

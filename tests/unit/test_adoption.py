@@ -15,7 +15,7 @@ from orchestrator.errors import Conflict, HostError, NotFound, SpecError
 from orchestrator.lifecycle.telling import has_to_enter
 from orchestrator.models.adoption import AdoptedSet, Adoption, Declaration, FoundMachine, HostSurvey, Source
 from orchestrator.models.audit import Kind
-from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet, lost_image
 from orchestrator.models.naming import domain_name, drive_volume, local_volume
 from orchestrator.models.ownership import TagState, tag_for
 from orchestrator.models.sightings import Power
@@ -297,6 +297,12 @@ def test_what_is_no_drive_of_ours_is_not_taken_in(volume: str) -> None:
     assert drive.slot == 0
 
 
+def test_an_image_that_was_lost_before_is_not_written_again() -> None:
+    lost = make_set(image=lost_image("micro", 7))
+    other = make_set(make_spec(name="api"))
+    assert plan_adoption(known(lost, other), [survey()], NOW).images == (other.image,)
+
+
 # ---- with the loop, a real store and copies on disk ----------------------------------------------------------
 
 
@@ -304,7 +310,7 @@ def test_what_is_no_drive_of_ours_is_not_taken_in(volume: str) -> None:
 def site(tmp_path: Path) -> Iterator[Site]:
     with open_site(tmp_path, hosts=("local", "other")) as made:
         made.ledger = Ledger(tmp_path / "declarations", tmp_path / "image-records")
-        made.ledger.keep_images(made.store.list_images())
+        made.ledger.keep_images(made.store.list_images(), made.store.given_versions())
         yield made
 
 

@@ -276,6 +276,15 @@ def test_an_upload_cut_short_is_removed_unless_a_controller_may_be_at_it(there: 
     assert there.found() == [("volume", "left over", name)]
 
 
+def test_a_copy_that_a_host_kept_of_a_removed_image_is_removed(there: AuditedSite) -> None:
+    """The host was down when the image was removed."""
+    name = image_volume(PREFIX, "ab" * 32)
+    there.site.host.volumes |= {name: b"a base disk", f"{name}.verified": b""}
+    assert there.found() == [("volume", "left over", name), ("volume", "left over", f"{name}.verified")]
+    assert there.mend() == []
+    assert name not in there.site.host.volumes
+
+
 def image_like(there: AuditedSite) -> Image:
     (image,) = there.site.store.list_images()
     return replace(image, name="other", digest="ab" * 32)

@@ -16,6 +16,7 @@ from orchestrator.apply.world import Installation, World
 from orchestrator.config.secrets import keep_secrets
 from orchestrator.config.uploads import pack_uploads
 from orchestrator.errors import (
+    Conflict,
     ConnectionLost,
     GuestError,
     HostError,
@@ -27,7 +28,7 @@ from orchestrator.errors import (
 )
 from orchestrator.lifecycle.telling import can_be_told
 from orchestrator.models.machine import Hardware
-from orchestrator.models.members import Member, Phase, PoolState, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, ScaleSet, lost_image
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Effect, EffectKind
 from tests.builders import INSTALLATION, MIB, make_image, make_member, make_set, make_spec
@@ -121,6 +122,14 @@ def test_creating_makes_the_machine_as_declared(folder: Path) -> None:
 def test_creating_brings_the_image_to_the_host(bench: Bench) -> None:
     bench.perform(EffectKind.CREATE)
     assert bench.host.volumes[f"understudy-image-{bench.wanted.image.digest}.qcow2"] == b"a base disk"
+
+
+def test_of_an_image_that_is_recorded_no_more_no_machine_is_made(bench: Bench) -> None:
+    bench.wanted = replace(bench.wanted, image=lost_image("micro", 1))
+    with pytest.raises(Conflict, match=r"image 'micro:1' of set 'web' is recorded no more") as caught:
+        bench.perform(EffectKind.CREATE)
+    assert "understudy image list" in caught.value.fix
+    assert bench.host.machines == {}
 
 
 def test_creating_twice_makes_the_same_machine(bench: Bench) -> None:

@@ -104,6 +104,7 @@ def test_of_what_is_kept_beside_the_store_descriptions_and_unfinished_copies_are
     (paths.declarations / "web.json").touch()
     (paths.declarations / ".web.json.partial").touch()
     (paths.image_records / "micro@1.json").touch()
+    (paths.image_records / "micro@2.given").touch()  # is of no image, and stays
     rooms = DirectoryRooms(paths)
     assert rooms.take_stock().copies == {"declarations/.web.json.partial", "image-records/micro@1.json"}
     for name in rooms.take_stock().copies:

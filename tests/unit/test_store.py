@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from orchestrator.errors import Conflict, NotFound, StoreError, StoreLost
 from orchestrator.models.members import Image, Phase, Request, Role
 from orchestrator.models.steps import EffectKind
 from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
-from orchestrator.store.tables import SCHEMA_VERSION
+from orchestrator.store.tables import SCHEMA_VERSION, facts, images
 from tests.builders import NOW, make_image, make_spec
 from tests.fakes import FakeClock, FakeIdentities
 from tests.unit.storage import Storage, open_storage, url_of
@@ -358,6 +359,27 @@ def test_versions_of_an_image_count_up_for_each_name(storage: Storage) -> None:
     ]
 
 
+def test_a_number_is_given_once_whatever_was_removed(storage: Storage) -> None:
+    storage.store.remove_image(add(storage))
+    storage.store.remove_image(storage.image)
+    assert add(storage).ref == "micro:3"
+    assert storage.store.given_versions() == {"micro": 3}
+
+
+def test_a_store_of_a_version_that_remembered_no_numbers_goes_by_its_images(storage: Storage) -> None:
+    add(storage)
+    with storage.store.database.write() as connection:
+        connection.execute(delete(facts).where(facts.c.key.startswith("given image version")))
+    assert storage.store.given_versions() == {"micro": 2}
+    storage.store.remove_image(storage.store.list_images()[1])
+    assert add(storage).ref == "micro:3"
+
+
+def test_a_number_that_is_known_elsewhere_is_not_given(storage: Storage) -> None:
+    made = storage.store.add_image("micro", lambda version: replace(make_image(), version=version), given=7)
+    assert (made.ref, storage.store.given_versions()) == ("micro:8", {"micro": 8})
+
+
 def test_an_image_is_found_by_name_as_its_newest_version_or_by_version(storage: Storage) -> None:
     newest = add(storage)
     assert storage.store.find_image("micro") == newest
@@ -405,6 +427,58 @@ def test_one_of_two_images_with_the_same_content_can_be_removed(storage: Storage
     storage.store.remove_image(twin)
     with pytest.raises(Conflict):
         storage.store.remove_image(storage.image)
+
+
+def test_an_image_that_is_removed_while_a_set_is_declared_on_it_is_refused(storage: Storage) -> None:
+    """It was looked up in a transaction of its own."""
+    storage.store.remove_image(storage.image)
+    with pytest.raises(Conflict, match=r"set 'web': image 'micro:1' was removed meanwhile") as caught:
+        storage.declare()
+    assert "understudy image list" in caught.value.fix
+    assert storage.store.snapshot().sets == ()
+    assert storage.kinds() == []
+
+
+def test_a_set_does_not_change_to_an_image_that_was_removed_meanwhile(storage: Storage) -> None:
+    storage.declare()
+    newer = add(storage)
+    storage.store.remove_image(newer)
+    before = storage.store.snapshot()
+    with pytest.raises(Conflict, match="'micro:2' was removed meanwhile"):
+        storage.store.declare_set(make_spec(instances=7), newer, "another model")
+    assert storage.store.snapshot() == before
+
+
+def test_an_image_of_that_name_but_other_content_is_not_the_one_that_was_looked_up(storage: Storage) -> None:
+    with pytest.raises(Conflict, match="was removed meanwhile"):
+        storage.store.declare_set(make_spec(), replace(storage.image, digest="e5" * 32), "a model")
+
+
+def lose_image(storage: Storage) -> None:
+    """As an older version could."""
+    with storage.store.database.write() as connection:
+        connection.execute(delete(images))
+
+
+def test_a_set_whose_image_is_recorded_no_more_stands_in_nobodys_way(storage: Storage) -> None:
+    storage.declare(instances=2)
+    lose_image(storage)
+    (found,) = storage.store.snapshot().sets
+    assert (found.image.ref, found.image.is_lost) == ("micro:1", True)
+    other = add(storage, "other")
+    assert storage.store.declare_set(make_spec(name="api"), other, "a model")
+    assert [one.image.is_lost for one in storage.store.snapshot().sets] == [False, True]
+
+
+def test_a_set_whose_image_is_recorded_no_more_can_shrink_change_and_go(storage: Storage) -> None:
+    storage.declare(instances=2)
+    lose_image(storage)
+    lost = storage.store.snapshot().sets[0].image
+    assert storage.store.declare_set(make_spec(instances=1), lost, "a model")
+    newer = add(storage, "other")
+    assert storage.store.declare_set(make_spec(), newer, "another model")
+    assert storage.store.snapshot().sets[0].image == newer
+    storage.store.mark_deleting("web")
 
 
 # ---- events and facts ----------------------------------------------------------------------------------------

@@ -254,11 +254,13 @@ def test_a_copy_that_another_controller_removed_is_written_again(tmp_path: Path)
 def test_descriptions_of_images_are_kept_until_the_image_is_removed(tmp_path: Path) -> None:
     kept = ledger(tmp_path)
     first, second = make_image(), replace(make_image(), version=2, digest="e5" * 32)
-    kept.keep_images([first, second])
-    kept.keep_images([second])
+    kept.keep_images([first, second], {"micro": 2})
+    kept.keep_images([second], {"micro": 1})
     assert set(ledger(tmp_path).images()) == {first, second}
-    kept.forget_images([first])
+    kept.forget_image(first)
     assert ledger(tmp_path).images() == (second,)
+    kept.forget_image(second)
+    assert ledger(tmp_path).given_versions() == {"micro": 2}
 
 
 def test_no_effect_comes_before_the_copy_of_its_wish(tmp_path: Path) -> None:
