@@ -23,13 +23,14 @@ pool.createXML(
     f"<backingStore><path>{base.path()}</path><format type='qcow2'/></backingStore></volume>"
 )
 content = Path(job["seed_file"]).read_bytes()
-for name, data in ((job["seed"], content), (job["console"], b"")):
-    volume = pool.createXML(f"<volume><name>{name}</name><capacity>{len(data)}</capacity></volume>")
-    if data:
-        stream = connection.newStream(0)
-        volume.upload(stream, 0, len(data), 0)
-        stream.send(data)
-        stream.finish()
+volume = pool.createXML(f"<volume><name>{job['seed']}</name><capacity>{len(content)}</capacity></volume>")
+stream = connection.newStream(0)
+volume.upload(stream, 0, len(content), 0)
+stream.send(content)
+stream.finish()
+console = Path(job["console"])
+console.parent.mkdir(mode=0o700, exist_ok=True)
+console.touch(mode=0o600)
 connection.defineXML(job["xml"]).create()
 print(time.monotonic() - began, flush=True)
 while True:

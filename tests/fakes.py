@@ -42,7 +42,7 @@ from orchestrator.models.machine import Blueprint, Hardware, Subnet
 from orchestrator.models.members import GuestPhase, Image
 from orchestrator.models.naming import (
     OWN_FILTER,
-    console_volume,
+    console_log,
     golden_disk,
     golden_mark,
     golden_memory,
@@ -50,6 +50,7 @@ from orchestrator.models.naming import (
     image_volume,
     local_volumes,
     overlay_volume,
+    raw_volume,
     seed_volume,
 )
 from orchestrator.models.ownership import OwnerTag
@@ -175,12 +176,19 @@ class FakeDisks:
         for disk in disks:
             if self.holders(disk.volume) - {domain}:
                 raise Conflict(f"volume {disk.volume!r} is attached to another machine than {domain!r}")
+            if not disk.must_exist and self._is_strange(disk.volume):
+                raise Conflict(f"{disk.volume} was not made for that drive; it is left alone")
             if disk.volume not in self._host.volumes:
+                if raw_volume(disk.volume) in self._host.volumes:
+                    raise HostError(f"{raw_volume(disk.volume)} is a raw disk, as an earlier version made them")
                 if disk.must_exist:
                     raise HostError(f"volume {disk.volume!r} of a drive is missing on {self._host.name}")
                 self._host.volumes[disk.volume] = b""
                 self.made[disk.volume] += 1
             self.sizes[disk.volume] = max(disk.size, self.sizes.get(disk.volume, 0))
+
+    def _is_strange(self, volume: str) -> bool:
+        return volume in self._host.strange and self._host.volumes.get(volume, b"") != b""
 
     def holders(self, volume: str) -> set[str]:
         ours = {name for name, one in self._host.machines.items() if volume in one.disks | one.live}
@@ -205,15 +213,19 @@ class FakeDisks:
             self._host._answer("remove_local_storage", member)
             begin = local_volumes(self._host._prefix, member)
             for name in [name for name in self._host.volumes if name.startswith(begin) and name != keep]:
-                if not self.holders(name):
+                if not self.holders(name) and not name.endswith(".raw"):
                     del self._host.volumes[name]
 
-    def remove_drive(self, volume: str) -> None:
+    def remove_drive(self, disk: ExtraDisk) -> None:
+        volume = disk.volume
         with self._host._changing():
             self._host._answer("remove_drive", volume)
             if self.holders(volume):
                 raise Conflict(f"drive {volume!r} is attached to a machine")
-            self._host.volumes.pop(volume, None)
+            if volume not in self._host.volumes and raw_volume(volume) in self._host.volumes:
+                raise HostError(f"{raw_volume(volume)} is a raw disk, as an earlier version made them")
+            if disk.must_exist or not self._is_strange(volume):
+                self._host.volumes.pop(volume, None)
 
 
 class FakeHypervisor:
@@ -252,6 +264,9 @@ class FakeHypervisor:
         self.foreign: set[str] = set()
         self.foreign_disks: set[str] = set()  # volumes that domains of others have
         self.volumes: dict[str, bytes] = {}
+        self.strange: set[str] = set()  # volumes that somebody else put there, under names of ours
+        self.consoles: dict[str, bytes] = {}
+        self.why_no_console = ""  # why what consoles show is not kept
         self.networks: dict[str, Subnet] = {}
         self.filters = {"clean-traffic"}
         self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
@@ -338,6 +353,8 @@ class FakeHypervisor:
         self._remove(domain)
         if any(name.startswith(f"{domain}.") for name in self.foreign_disks):
             raise Conflict(f"a volume of {domain!r} is a disk of a domain that is not ours; it is left alone")
+        if any(name.startswith(f"{domain}.") for name in self.strange & self.volumes.keys()):
+            raise Conflict(f"a volume of {domain!r} is not written over an image of ours: it is left alone")
 
     def _make_files(self, blueprint: Blueprint, seed: bytes | None) -> None:
         base = image_volume(self._prefix, blueprint.image.digest)
@@ -349,7 +366,8 @@ class FakeHypervisor:
             raise HostFull(f"cannot create {domain!r} on {self._name}: No space left on device")
         if seed is not None:
             self.volumes[seed_volume(domain, body)] = seed
-        self.volumes[console_volume(domain, body)] = f"{domain} booted\n".encode()
+        if not self.why_no_console:
+            self.consoles[console_log(domain, body)] = f"{domain} booted\n".encode()
         if blueprint.nic.network and blueprint.nic.network not in self.networks:
             raise NotFound(f"{self._name} has no network {blueprint.nic.network!r}")
         self.disks.ensure(blueprint.disks, domain)
@@ -422,9 +440,11 @@ class FakeHypervisor:
 
     def _remove(self, domain: str) -> None:
         self.machines.pop(domain, None)
-        ours = [name for name in self.volumes if name.startswith(f"{domain}.") and name not in self.foreign_disks]
-        for name in ours:
+        theirs = self.foreign_disks | self.strange
+        for name in [name for name in self.volumes if name.startswith(f"{domain}.") and name not in theirs]:
             del self.volumes[name]
+        for name in [name for name in self.consoles if name.startswith(f"{domain}.")]:
+            del self.consoles[name]
 
     def mark_machine(self, domain: str, tag: OwnerTag) -> None:
         with self._changing():
@@ -556,7 +576,7 @@ class FakeHypervisor:
             disks = {disk for domain in theirs for disk in self.machines[domain].disks}
             sizes = {name: self.disks.sizes.get(name, 0) for name in self.volumes}
             foreign = tuple(sorted(self.foreign | theirs))
-            return HostSurvey(self._name, machines, sizes, foreign, frozenset(disks))
+            return HostSurvey(self._name, machines, sizes, foreign, frozenset(disks), frozenset(self.consoles))
 
     def _find(self, domain: str, power: Power) -> FoundMachine:
         machine = self.machines[domain]
@@ -566,9 +586,12 @@ class FakeHypervisor:
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         with self._lock:
             self._answer("console_tail", domain)
-            raw = self.volumes.get(console_volume(domain, incarnation), b"")[-size:]
+            raw = self.consoles.get(console_log(domain, incarnation), b"")[-size:]
             text = raw.decode("utf-8", "replace").replace("\r\n", "\n")
             return "".join(char for char in text if char.isprintable() or char == "\n").strip()
+
+    def why_no_console_log(self) -> str:
+        return self.why_no_console
 
     def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
         with self._lock:
@@ -657,7 +680,8 @@ class FakeHypervisor:
         """Appended to the machine's serial console log."""
         with self._lock:
             incarnation = self.machines[domain].blueprint.incarnation
-            self.volumes[console_volume(domain, incarnation)] += text.encode()
+            if not self.why_no_console:
+                self.consoles[console_log(domain, incarnation)] += text.encode()
 
     def power(self, domain: str) -> Power:
         with self._lock:

@@ -8,7 +8,7 @@ from orchestrator.config.resources import template
 from orchestrator.models.members import Member, Role
 from orchestrator.models.naming import LOCAL_SERIAL, drive_serial, drive_volume, local_volume
 from orchestrator.models.spec import ScaleSetSpec
-from orchestrator.models.storage import ExtraDisk
+from orchestrator.models.storage import Drive, ExtraDisk
 from orchestrator.ports.guest import GuestShell, Patience
 
 _LABEL_LENGTH = 16  # of ext4, in bytes
@@ -24,17 +24,20 @@ def machine_disks(prefix: str, member: Member, spec: ScaleSetSpec) -> tuple[Extr
     for drive in sorted(member.drives, key=lambda one: one.name):
         if drive.name not in positions or member.role is not Role.INSTANCE:
             continue
-        disks.append(
-            ExtraDisk(
-                volume=drive_volume(prefix, drive.set_name, drive.name, drive.slot),
-                serial=drive_serial(drive.name),
-                position=positions[drive.name],
-                size=drive.size,
-                is_drive=True,
-                must_exist=drive.is_made,
-            )
-        )
+        disks.append(drive_disk(prefix, drive, positions[drive.name]))
     return tuple(disks)
+
+
+def drive_disk(prefix: str, drive: Drive, position: int = 1) -> ExtraDisk:
+    return ExtraDisk(
+        volume=drive_volume(prefix, drive.set_name, drive.name, drive.slot),
+        serial=drive_serial(drive.name),
+        position=position,
+        size=drive.size,
+        is_drive=True,
+        must_exist=drive.is_made,
+        origin=drive.origin,
+    )
 
 
 def mount_disks(shell: GuestShell, disks: Sequence[ExtraDisk], spec: ScaleSetSpec, patience: Patience) -> None:

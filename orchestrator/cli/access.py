@@ -13,7 +13,7 @@ import typer
 
 from orchestrator.cli.context import opened, say
 from orchestrator.cli.instances import TargetArgument
-from orchestrator.errors import Conflict, UnderstudyError
+from orchestrator.errors import Conflict, NotFound, UnderstudyError
 
 CommandArgument = Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND]", help="What to run there.")]
 _ESCAPE = b"\x1d"  # Ctrl-]
@@ -85,6 +85,12 @@ def console(
         host = runtime.host(member.host)
         domain = domain_name(runtime.settings.prefix, member.name)
         if log or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            if why := host.why_no_console_log():
+                raise NotFound(
+                    f"what the console of {member.name} has shown is not kept on host {member.host!r}: {why}",
+                    f"see what it shows from now on: understudy console {target}; or on that host: "
+                    f"virsh console {domain}",
+                )
             say(host.console_tail(domain, member.incarnation, size=2**20))
             return
         say(f"connected to {member.name}; Ctrl-] leaves")

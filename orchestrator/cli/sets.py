@@ -225,13 +225,12 @@ def delete(
 
 def _delete_drives(runtime: Runtime, name: str) -> None:
     """One after the other: what was given up stays so if this is interrupted, and is removed the next time."""
-    from orchestrator.models.naming import drive_volume
+    from orchestrator.apply.disks import drive_disk
     from orchestrator.service import drives
 
     given_up = drives.give_up(runtime.store, name, set(runtime.hosts))
     for drive in given_up:
-        volume = drive_volume(runtime.settings.prefix, name, drive.name, drive.slot)
-        runtime.hosts[drive.host].disks.remove_drive(volume)
+        runtime.hosts[drive.host].disks.remove_drive(drive_disk(runtime.settings.prefix, drive))
         drives.forget(runtime.store, drive)
         say(f"{name}: drive {drive.title} deleted")
 

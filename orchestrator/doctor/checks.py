@@ -121,7 +121,7 @@ def _storage(subject: Subject, host: HostSettings) -> Iterator[Finding]:
     volumes = subject.volumes[host.name]
     try:
         path = Path(volumes.make_filled(f"{subject.settings.prefix}-doctor", b"doctor"))
-        content = volumes.read_tail(f"{subject.settings.prefix}-doctor", 16)
+        content = volumes.read_at(f"{subject.settings.prefix}-doctor", 0, 16)
         volumes.remove(f"{subject.settings.prefix}-doctor")
     except UnderstudyError as error:
         yield Finding(name, "fault", error.message, error.fix or "see the journal of libvirtd")

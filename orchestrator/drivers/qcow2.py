@@ -1,4 +1,4 @@
-"""What a qcow2 file names, and where its compressed data ends.
+"""What a qcow2 file names, whose it says it is, whether it holds anything, and where its compressed data ends.
 
 qemu-img opens what a header names while it only looks at a file (CVE-2024-4467), so names are read here first. And
 it reads what lies beyond a file's end as zeros and accepts a compressed cluster that is cut short, so a truncated
@@ -8,6 +8,7 @@ download would pass its check. Layout: docs/interop/qcow2.txt of QEMU.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,9 +17,15 @@ _HEADER = struct.Struct(">4sIQIIQIIQ")  # magic, version, backing offset and siz
 _COMPRESSED = 1 << 62
 _OFFSET = 0x00FFFFFFFFFFFE00
 _SECTOR = 512
+_MAX_TABLE = 32 * 2**20  # bytes; QEMU opens no file with a larger one
+_MAGIC = b"QFI\xfb"
 _V3_LENGTH = 104
 _EXTERNAL_DATA = 1 << 2  # incompatible feature
 _DATA_FILE = 0x44415441  # header extension
+# Our own header extension. QEMU keeps what it does not know whenever it writes a header anew, and shows no guest.
+_OWNER = 0x756E6473
+FRONT = 64 * 1024
+"""Bytes at the beginning of a file within which its header lies: one cluster, as QEMU makes them."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,9 @@ def read_header_names(front: bytes) -> HeaderNames:
     """Of the beginning of a qcow2 file. What is cut off or makes no sense names nothing; qemu-img refuses it."""
     if len(front) < _HEADER.size:
         return HeaderNames()
-    _, version, backing, backing_size, _, _, crypt, _, _ = _HEADER.unpack(front[: _HEADER.size])
-    is_new = version >= 3 and len(front) >= _V3_LENGTH
-    (features,) = struct.unpack_from(">Q", front, 72) if is_new else (0,)
-    (begin,) = struct.unpack_from(">I", front, 100) if is_new else (72,)
-    data = _find_extension(front, begin, _DATA_FILE)
+    _, _, backing, backing_size, _, _, crypt, _, _ = _HEADER.unpack(front[: _HEADER.size])
+    (features,) = struct.unpack_from(">Q", front, 72) if _is_new(front) else (0,)
+    data = _find_extension(front, _DATA_FILE)
     if data is None and features & _EXTERNAL_DATA:
         data = b""
     return HeaderNames(
@@ -52,16 +57,68 @@ def _words(name: bytes) -> str:
     return name.rstrip(b"\0").decode("utf-8", "replace")
 
 
-def _find_extension(front: bytes, begin: int, wanted: int) -> bytes | None:
-    """The data of one header extension: type and length, then data padded to 8 bytes, until one of type 0."""
-    while begin + 8 <= len(front):
-        kind, length = struct.unpack_from(">II", front, begin)
+def is_qcow2(front: bytes) -> bool:
+    return front[:4] == _MAGIC and len(front) >= _HEADER.size
+
+
+def read_owner(front: bytes) -> str:
+    """What `write_owner` wrote; empty if nobody did."""
+    return _words(_find_extension(front, _OWNER) or b"")
+
+
+def write_owner(front: bytes, owner: str) -> bytes:
+    """The beginning of a file that names no other, with an owner that is written into it. As long as it was.
+
+    Raises ValueError if there is no room, or there is one already.
+    """
+    end, begin = _end_of_extensions(front), _begin_of_extensions(front)
+    word = owner.encode()
+    added = struct.pack(">II", _OWNER, len(word)) + _padded(word) + bytes(8)
+    if not is_qcow2(front) or read_header_names(front).backing is not None or end < begin:
+        raise ValueError("not the beginning of a qcow2 file that stands alone")
+    if read_owner(front) or end + len(added) > len(front):
+        raise ValueError("no room for an owner in this header")
+    return front[:end] + added + front[end + len(added) :]
+
+
+def first_table(front: bytes) -> tuple[int, int]:
+    """(offset, bytes) of the table through which all data of the file is found: zeros if there is none yet."""
+    fields = _HEADER.unpack(front[: _HEADER.size])
+    return fields[8], min(fields[7] * 8, _MAX_TABLE)
+
+
+def _is_new(front: bytes) -> bool:
+    return int.from_bytes(front[4:8], "big") >= 3 and len(front) >= _V3_LENGTH
+
+
+def _begin_of_extensions(front: bytes) -> int:
+    return int.from_bytes(front[100:104], "big") if _is_new(front) else 72
+
+
+def _padded(data: bytes) -> bytes:
+    return data.ljust((len(data) + 7) // 8 * 8, b"\0")
+
+
+def _extensions(front: bytes) -> Iterator[tuple[int, int, int]]:
+    """(type, offset, length) of each: type and length, then data padded to 8 bytes, until one of type 0."""
+    at = _begin_of_extensions(front)
+    while at + 8 <= len(front):
+        kind, length = struct.unpack_from(">II", front, at)
+        yield kind, at, length
         if kind == 0:
-            return None
-        if kind == wanted:
-            return front[begin + 8 : begin + 8 + length]
-        begin += 8 + (length + 7) // 8 * 8
-    return None
+            return
+        at += 8 + (length + 7) // 8 * 8
+
+
+def _find_extension(front: bytes, wanted: int) -> bytes | None:
+    """Its data."""
+    found = ((at, length) for kind, at, length in _extensions(front) if kind == wanted)
+    return next((front[at + 8 : at + 8 + length] for at, length in found), None)
+
+
+def _end_of_extensions(front: bytes) -> int:
+    """Where the one of type 0 is; -1 if there is none."""
+    return next((at for kind, at, _ in _extensions(front) if kind == 0), -1)
 
 
 def end_of_compressed_data(file: Path) -> int:

@@ -32,13 +32,15 @@ class FoundMachine:
 @dataclass(frozen=True)
 class HostSurvey:
     """One host: our machines, our pool's volumes with their capacity in bytes, and domains that bear our prefix
-    but are not ours. `disks_of_others`: volumes of our pool that domains of others have."""
+    but are not ours. `disks_of_others`: volumes of our pool that domains of others have. `logs`: names of what
+    consoles have shown."""
 
     host: str
     machines: tuple[FoundMachine, ...] = ()
     volumes: Mapping[str, int] = field(default_factory=dict)
     foreign: tuple[str, ...] = ()
     disks_of_others: frozenset[str] = frozenset()
+    logs: frozenset[str] = frozenset()
 
 
 class Source(StrEnum):

@@ -9,6 +9,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     MACHINE = "machine"
     VOLUME = "volume"
+    LOG = "log"  # what a console has shown
     SEED = "seed"  # answer files, with what is secret in them
     DRIVE = "drive"
     REMNANT = "remnant"  # a memory image, UEFI variables, a TPM's state without its machine

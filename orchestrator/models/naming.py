@@ -36,7 +36,8 @@ def fork_memory(domain: str, incarnation: int) -> str:
     return f"{domain}.{incarnation}.mem"
 
 
-def console_volume(domain: str, incarnation: int) -> str:
+def console_log(domain: str, incarnation: int) -> str:
+    """What its serial console has shown: a file, and no volume. Rolled over, it is followed by `.0`, `.1`, ..."""
     return f"{domain}.{incarnation}.console.log"
 
 
@@ -60,6 +61,10 @@ def golden_mark(prefix: str, model: str, serial: int) -> str:
     return f"{prefix}-golden-{model}.{serial}.json"
 
 
+_EXTRA_ENDING = ".qcow2"
+RAW_ENDING = ".raw"
+
+
 def local_volumes(prefix: str, member: str) -> str:
     """How the names of a member's local storage begin: otherwise than those that go with each of its bodies."""
     return f"{prefix}-local.{member}."
@@ -67,12 +72,17 @@ def local_volumes(prefix: str, member: str) -> str:
 
 def local_volume(prefix: str, member: str, since: int) -> str:
     """The local storage that a member has had since that incarnation."""
-    return f"{local_volumes(prefix, member)}{since}.raw"
+    return f"{local_volumes(prefix, member)}{since}{_EXTRA_ENDING}"
 
 
 def drive_volume(prefix: str, set_name: str, name: str, slot: int) -> str:
     """One drive of a set. Dots separate, because no part may hold one: no two sets can mean the same volume."""
-    return f"{prefix}-drive.{set_name}.{name}.{slot}.raw"
+    return f"{prefix}-drive.{set_name}.{name}.{slot}{_EXTRA_ENDING}"
+
+
+def raw_volume(volume: str) -> str:
+    """How a volume of local storage or of a drive was called before it was qcow2."""
+    return volume.removesuffix(_EXTRA_ENDING) + RAW_ENDING
 
 
 LOCAL_SERIAL = "local-storage"

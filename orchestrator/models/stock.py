@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.models.sightings import Observed
@@ -53,7 +53,8 @@ class Reservation:
 class HostStock:
     """One host. `volumes`: name -> path, of our storage pool in directory `pool`. `in_use`: files of all domains,
     whatever they are called. `seeds`: volumes of seeds that can be read still; one that a guest did not let go
-    of is empty. `reserves`: its guests' network has DHCP entries at all."""
+    of is empty. `reserves`: its guests' network has DHCP entries at all. `logs`: what consoles have shown, name ->
+    path."""
 
     name: str
     domains: Mapping[str, DomainStock]
@@ -64,6 +65,7 @@ class HostStock:
     reserves: bool = False
     in_use: frozenset[str] = frozenset()
     seeds: frozenset[str] = frozenset()
+    logs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -109,11 +109,17 @@ class Drive:
     def title(self) -> str:
         return f"{self.name}-{self.slot}"
 
+    @property
+    def origin(self) -> str:
+        """The same as long as it is recorded, and another for every new record."""
+        return f"{self.set_name}.{self.name}.{self.slot}@{self.created_at!r}"
+
 
 @dataclass(frozen=True)
 class ExtraDisk:
-    """A disk that outlives its machine: a raw volume of at least `size` bytes. `position` gives its name on the
-    bus, the same in every body; `must_exist`: an empty one in its place would hide a loss."""
+    """A disk that outlives its machine: a volume of at least `size` bytes. `position` gives its name on the bus,
+    the same in every body; `must_exist`: an empty one in its place would hide a loss. `origin` is written into the
+    file of a drive, and tells it from one that was made for another record."""
 
     volume: str
     serial: str
@@ -121,3 +127,4 @@ class ExtraDisk:
     size: int
     is_drive: bool = False
     must_exist: bool = False
+    origin: str = ""

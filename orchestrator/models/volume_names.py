@@ -8,15 +8,17 @@ from dataclasses import dataclass
 _MEMBER = r"[a-z](?:[a-z0-9-]*[a-z0-9])?-[a-z0-9]{5}"
 _NUMBER = r"(0|[1-9][0-9]*)"  # as it is written: no other name means the same
 _BODY = re.compile(rf"({_MEMBER})\.{_NUMBER}\.(?:(?:top\.)?qcow2|seed\.iso|console\.log(?:\.[0-9]+)?|(mem))")
-_LOCAL = re.compile(rf"local\.({_MEMBER})\.{_NUMBER}\.raw")
-_DRIVE = re.compile(rf"drive\.([a-z0-9-]+)\.([a-z0-9-]+)\.{_NUMBER}\.raw")
+_FORMAT = r"(?:qcow2|(raw))"
+_LOCAL = re.compile(rf"local\.({_MEMBER})\.{_NUMBER}\.{_FORMAT}")
+_DRIVE = re.compile(rf"drive\.([a-z0-9-]+)\.([a-z0-9-]+)\.{_NUMBER}\.{_FORMAT}")
 _IMAGE = re.compile(r"image-([0-9a-f]{64})\.qcow2(\.verified)?")
 _GOLDEN = re.compile(r"golden-([0-9a-f]{16})\.([1-9][0-9]*)\.(qcow2|mem|json)")
 
 
 @dataclass(frozen=True)
 class BodyVolume:
-    """Overlay, seed or console log of one incarnation; or, with `is_memory`, what it goes on from as a fork."""
+    """Overlay, seed or console log (which is no volume) of one incarnation; or, with `is_memory`, what it goes on
+    from as a fork."""
 
     member: str
     incarnation: int
@@ -25,17 +27,21 @@ class BodyVolume:
 
 @dataclass(frozen=True)
 class LocalVolume:
-    """Local storage that a member has had since that incarnation."""
+    """Local storage that a member has had since that incarnation. `is_raw`: as it was made before it was qcow2."""
 
     member: str
     since: int
+    is_raw: bool = False
 
 
 @dataclass(frozen=True)
 class DriveVolume:
+    """`is_raw`: as it was made before drives were qcow2."""
+
     set_name: str
     name: str
     slot: int
+    is_raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def parse_volume(prefix: str, name: str) -> VolumeName | None:
     if found := _GOLDEN.fullmatch(rest):
         return GoldenVolume(found[1], int(found[2]), found[3])
     if found := _LOCAL.fullmatch(rest):
-        return LocalVolume(found[1], int(found[2]))
+        return LocalVolume(found[1], int(found[2]), is_raw=found[3] is not None)
     if found := _DRIVE.fullmatch(rest):
-        return DriveVolume(found[1], found[2], int(found[3]))
+        return DriveVolume(found[1], found[2], int(found[3]), is_raw=found[4] is not None)
     return ProbeVolume() if rest == "probe.img" else None

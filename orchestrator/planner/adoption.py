@@ -206,7 +206,7 @@ def _find_left(known: Known, hosts: Sequence[HostSurvey], members: Mapping[str, 
     """Whose disks are there without a record or any machine of that name: they were let go."""
     there = {domain for host in hosts for domain in (*host.foreign, *(one.domain for one in host.machines))}
     left = set()
-    for volume in (volume for host in hosts for volume in host.volumes.keys() - host.disks_of_others):
+    for volume in (name for host in hosts for name in (host.volumes.keys() - host.disks_of_others) | host.logs):
         match parse_volume(known.prefix, volume):
             case BodyVolume(member, _) | LocalVolume(member, _) if member not in members:
                 left.add(member)
@@ -320,9 +320,12 @@ def _attached_drives(known: Known, hosts: Sequence[HostSurvey]) -> dict[Key, str
 
 
 def _drive_volumes(known: Known, hosts: Sequence[HostSurvey]) -> Iterator[tuple[str, Key, int]]:
-    """(host, drive, bytes) of every volume that nobody else uses."""
+    """(host, drive, bytes) of every volume that nobody else uses. A raw one, which an earlier version made, is
+    that drive as well, unless it was converted."""
     for host in hosts:
+        found: dict[Key, int] = {}
         for volume, size in sorted(host.volumes.items()):
             one = parse_volume(known.prefix, volume)
             if isinstance(one, DriveVolume) and volume not in host.disks_of_others:
-                yield host.host, (one.set_name, one.name, one.slot), size
+                found.setdefault((one.set_name, one.name, one.slot), size)  # .qcow2 is before .raw
+        yield from ((host.host, key, size) for key, size in found.items())

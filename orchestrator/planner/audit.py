@@ -13,6 +13,7 @@ from orchestrator.models.audit import Fault, Finding, Kind, Remedy
 from orchestrator.models.members import Image, Member, Phase, ScaleSet
 from orchestrator.models.sightings import Power, Rotation
 from orchestrator.models.stock import Stock
+from orchestrator.planner.audit_drives import audit_drives
 from orchestrator.planner.audit_hosts import Books, HostView, audit_host, unheard_of
 from orchestrator.planner.balancer import desired_balancer
 from orchestrator.planner.strangers import FIX, stranger_words, strangers
@@ -36,7 +37,8 @@ def compare(books: Books, stock: Stock) -> tuple[Finding, ...]:
     found = [
         finding
         for host in stock.hosts.values()
-        for finding in audit_host(HostView(books, host, powers, stock.is_worked_on))
+        for view in (HostView(books, host, powers, stock.is_worked_on),)
+        for finding in (*audit_host(view), *audit_drives(view))
     ]
     found += [*_balancer(books, stock), *_state(books, stock), *_homeless(books, stock)]
     if stock.is_worked_on:

@@ -1,4 +1,5 @@
-"""One host against the records: machines, volumes, drives, reservations and what libvirt keeps beside them.
+"""One host against the records: machines, volumes, logs, reservations and what libvirt keeps beside them. Drives:
+`planner.audit_drives`.
 
 Work under way is no leak: of a member that is not at rest everything that bears its name is allowed, and nothing
 is asked for. Names say whose a volume is, in whatever host's pool it is seen: pools may be shared.
@@ -16,7 +17,6 @@ from orchestrator.models.audit import Fault, Finding, Kind, Remedy
 from orchestrator.models.members import Image, Member, Phase, Role
 from orchestrator.models.naming import (
     domain_name,
-    drive_volume,
     golden_mark,
     image_volume,
     machine_mac,
@@ -104,8 +104,8 @@ def audit_host(view: HostView) -> Iterator[Finding]:
     yield from _machines_missing(view)
     yield from _volumes_there(view)
     yield from _volumes_missing(view)
+    yield from _logs(view)
     yield from _seeds(view)
-    yield from _drives(view)
     yield from _reservations(view)
     yield from _remnants(view)
 
@@ -118,7 +118,7 @@ def unheard_of(books: Books, host: HostStock) -> Iterator[str]:
         is_in_our_pool = any(path.startswith(f"{host.pool}/") for path in domain.files)
         if domain.installation not in ("", books.installation) and is_in_our_pool:
             yield name
-    for name in host.volumes:
+    for name in (*host.volumes, *host.logs):
         match parse_volume(books.desired.prefix, name):
             case BodyVolume(member, _) | LocalVolume(member, _) if not books.is_known(member):
                 yield name
@@ -195,7 +195,7 @@ def _why_left_over(view: HostView, name: str) -> str:
     match parse_volume(view.books.desired.prefix, name):
         case BodyVolume(member, incarnation, is_memory):
             return _why_no_body(view, member, incarnation) or _why_no_memory(view, member, is_memory)
-        case LocalVolume(member, since):
+        case LocalVolume(member, since, is_raw=False):
             found = view.books.members.get(member)
             if found is None:
                 return "" if _goes_with_its_machine(view, member) else f"no record names {member}"
@@ -281,6 +281,16 @@ def _volumes_missing(view: HostView) -> Iterator[Finding]:
             yield view.find(Kind.VOLUME, Fault.MISSING, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
 
 
+# ---- logs ----------------------------------------------------------------------------------------------------
+
+
+def _logs(view: HostView) -> Iterator[Finding]:
+    for name in sorted(view.host.logs):
+        parsed = parse_volume(view.books.desired.prefix, name)
+        if isinstance(parsed, BodyVolume) and (wrong := _why_no_body(view, parsed.member, parsed.incarnation)):
+            yield view.find(Kind.LOG, Fault.LEFT_OVER, name, wrong)
+
+
 # ---- seeds ---------------------------------------------------------------------------------------------------
 
 
@@ -301,37 +311,6 @@ def _seeds(view: HostView) -> Iterator[Finding]:
         more = {"fix": f"it goes when {name} is claimed", "remedy": Remedy.CONTROLLER}
         is_saved = view.power.get(name) is Power.HIBERNATED
         yield view.find(Kind.SEED, Fault.LEFT_OVER, seed, wrong, **(more if is_saved else {}))
-
-
-# ---- drives --------------------------------------------------------------------------------------------------
-
-
-def _drives(view: HostView) -> Iterator[Finding]:
-    """None is ever removed by an audit."""
-    books = view.books
-    for name in sorted(view.host.volumes):
-        parsed = parse_volume(books.desired.prefix, name)
-        if isinstance(parsed, DriveVolume) and (parsed.set_name, parsed.name, parsed.slot) not in books.drives:
-            fix = "drives are never removed by an audit: understudy adopt takes it in; or remove the file by hand"
-            yield view.find(
-                Kind.DRIVE, Fault.LEFT_OVER, name, "no record names it", fix=fix, remedy=Remedy.OPERATOR
-            )
-    for drive in books.drives.values():
-        volume = drive_volume(books.desired.prefix, drive.set_name, drive.name, drive.slot)
-        if drive.host == view.host.name and (trouble := _trouble_of(drive, volume, view)) is not None:
-            fault, wrong, fix = trouble
-            yield view.find(Kind.DRIVE, fault, volume, wrong, fix=fix, remedy=Remedy.OPERATOR)
-
-
-def _trouble_of(drive: Drive, volume: str, view: HostView) -> tuple[Fault, str, str] | None:
-    """What is wrong with a recorded drive, and how it is put right."""
-    if drive.is_deleting:
-        return Fault.WRONG, "its removal was interrupted", f"understudy delete {drive.set_name} --delete-drives"
-    if drive.is_made and volume not in view.host.volumes:
-        return Fault.MISSING, "its volume is gone", "bring the file back into the storage pool"
-    if drive.member is not None and drive.member not in view.books.members:
-        return Fault.WRONG, f"its holder {drive.member} is not recorded", "see: understudy status"
-    return None
 
 
 # ---- reservations and remnants -------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ class Hypervisor(Protocol):
         """Overlay, seed, domain, started. Idempotent. A body of another incarnation is removed first, and so is a
         fork whose link was never up.
 
-        Its further disks are made only where they are missing. Raises Conflict if a domain of that name is not
-        ours, if somebody else's domain uses a volume of that name, or if another machine has one of its drives.
+        Its further disks are made only where they are missing. Raises Conflict if a domain or a volume of that
+        name is not ours, if somebody else's domain uses one, or if another machine has one of its drives.
         """
 
     def remove_seed(self, domain: str, incarnation: int) -> None:
@@ -73,8 +73,8 @@ class Hypervisor(Protocol):
         """Write the machine's owner tag anew. Raises HostError if there is no such machine of ours."""
 
     def destroy_machine(self, domain: str) -> None:
-        """Domain and every volume named after it; its further disks stay, and so do volumes that somebody else's
-        domain uses. Absent is success, somebody else's domain is Conflict."""
+        """Domain and every volume and log named after it; its further disks stay, and so do volumes that somebody
+        else's domain uses, or that are not ours. Absent is success, somebody else's domain is Conflict."""
 
     def survey(self) -> HostSurvey:
         """All that `adopt` rebuilds records from. Changes nothing; of a host that is silent, HostUnreachable."""
@@ -118,6 +118,9 @@ class Hypervisor(Protocol):
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         """The last bytes of the serial console log, made printable; empty if there is none."""
+
+    def why_no_console_log(self) -> str:
+        """Why what consoles show is not kept on this host; empty if it is. Asks nobody."""
 
     def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
         """What the guest's QEMU agent returns, as JSON values: a guest's words, not to be trusted.

@@ -16,6 +16,9 @@ class Stockroom(Protocol):
 
     def remove_volume(self, name: str) -> None: ...
 
+    def remove_log(self, name: str) -> None:
+        """Of what a console has shown."""
+
     def remove_reservation(self, reservation: Reservation) -> None: ...
 
     def remove_remnant(self, remnant: Remnant) -> None: ...

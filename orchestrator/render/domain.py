@@ -23,9 +23,9 @@ _DISK_NAMES = {"virtio": "vd", "sata": "sd"}
 
 @dataclass(frozen=True)
 class MachineFiles:
-    """Paths on the host of what makes up a machine. `seed` may be empty; so may `agent`, the guest agent's socket:
-    then libvirt chooses. `disks`: of the blueprint's disks, in their order. `golden`: of a fork, what lies between
-    its overlay and the base."""
+    """Paths on the host of what makes up a machine. `seed` may be empty; so may `console`: then no log is kept; so
+    may `agent`, the guest agent's socket: then libvirt chooses. `disks`: of the blueprint's disks, in their order.
+    `golden`: of a fork, what lies between its overlay and the base."""
 
     base: str
     overlay: str
@@ -192,8 +192,10 @@ def render_disk(disk: ExtraDisk, path: str, hardware: Hardware) -> str:
 
 def _extra_disk(disk: ExtraDisk, path: str, bus: str) -> Element:
     element = Element("disk", type="file", device="disk")
-    SubElement(element, "driver", name="qemu", type="raw", discard="unmap")
+    SubElement(element, "driver", name="qemu", type="qcow2", discard="unmap")
     SubElement(element, "source", file=path)
+    # It stands alone. Said, so that nothing is looked for in it.
+    SubElement(element, "backingStore")
     SubElement(element, "target", dev=_DISK_NAMES[bus] + ascii_lowercase[_FIRST_EXTRA + disk.position], bus=bus)
     _text(element, "serial", disk.serial)
     return element
@@ -207,10 +209,11 @@ def _target(devices: Element, disk: Element, bus: str) -> None:
 
 def _serial(devices: Element, log: str) -> None:
     serial = SubElement(devices, "serial", type="pty")
-    SubElement(serial, "log", file=log, append="off")
-    SubElement(serial, "target", port="0")
     console = SubElement(devices, "console", type="pty")
-    SubElement(console, "log", file=log, append="off")
+    if log:
+        for device in (serial, console):
+            SubElement(device, "log", file=log, append="off")
+    SubElement(serial, "target", port="0")
     SubElement(console, "target", type="serial", port="0")
 
 

@@ -24,6 +24,14 @@ def render_volume(name: str, capacity: int, kind: str, mode: str = "0600") -> st
     return _done(volume)
 
 
+def render_disk_volume(name: str, capacity: int) -> str:
+    """A qcow2 volume of `capacity` bytes that holds nothing yet and stands alone."""
+    volume, target = _volume(name, capacity, "qcow2")
+    SubElement(target, "compat").text = "1.1"
+    SubElement(SubElement(target, "permissions"), "mode").text = "0600"
+    return _done(volume)
+
+
 def render_overlay(name: str, capacity: int, base_path: str) -> str:
     """A qcow2 volume of `capacity` bytes over the qcow2 file at `base_path`."""
     volume, target = _volume(name, capacity, "qcow2")

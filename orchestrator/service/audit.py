@@ -195,6 +195,7 @@ class Audit:
             Kind.MACHINE: lambda: self._remove_machine(finding),
             Kind.SEED: lambda: self._remove_seed(finding),
             Kind.VOLUME: lambda: parts.stockrooms[finding.host].remove_volume(name),
+            Kind.LOG: lambda: parts.stockrooms[finding.host].remove_log(name),
             Kind.PROBE: lambda: parts.stockrooms[finding.host].remove_probe(),
             Kind.RESERVATION: lambda: self._remove_reservation(finding),
             Kind.REMNANT: lambda: self._remove_remnant(finding),

@@ -19,16 +19,17 @@ import pytest
 
 from orchestrator.drivers.libvirt import LibvirtConnection, LibvirtHost
 from orchestrator.drivers.libvirt.ownership import HostIdentity
-from orchestrator.drivers.libvirt.volumes import Volumes
+from orchestrator.drivers.libvirt.volumes import CONSOLES, Volumes
 from orchestrator.errors import BaseLost, Conflict, DiskLost, HostError, NotFound
 from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.members import Image, Role
 from orchestrator.models.naming import (
-    console_volume,
+    console_log,
     drive_volume,
     image_volume,
     local_volume,
     overlay_volume,
+    raw_volume,
     seed_volume,
 )
 from orchestrator.models.ownership import TagState
@@ -58,8 +59,15 @@ class Lab(Protocol):
     def lose(self, volume: str) -> None:
         """The file behind it is deleted."""
 
+    def put(self, volume: str, content: bytes) -> None:
+        """Somebody else's file is there, which no domain has. An empty one is what a creation that was cut short
+        leaves."""
+
     def has_foreign(self, domain: str) -> bool: ...
     def volumes(self) -> list[str]: ...
+    def logs(self) -> list[str]:
+        """Names of what consoles have shown."""
+
     def disks_of(self, domain: str) -> set[str]:
         """Volumes of further disks that the machine has: now if it runs, else from its next start on."""
 
@@ -72,7 +80,8 @@ class Lab(Protocol):
     def seed_of(self, domain: str) -> bytes:
         """What the volume of its first body's seed holds; empty if there is none."""
 
-    def mode_of(self, volume: str) -> int: ...
+    def mode_of(self, volume: str) -> int:
+        """Or of a log."""
 
 
 class FakeLab:
@@ -96,11 +105,19 @@ class FakeLab:
     def lose(self, volume: str) -> None:
         self.fake.lose(volume)
 
+    def put(self, volume: str, content: bytes) -> None:
+        self.fake.volumes[volume] = content
+        if content:
+            self.fake.strange.add(volume)
+
     def has_foreign(self, domain: str) -> bool:
         return domain in self.fake.foreign
 
     def volumes(self) -> list[str]:
         return sorted(self.fake.volumes)
+
+    def logs(self) -> list[str]:
+        return sorted(self.fake.consoles)
 
     def disks_of(self, domain: str) -> set[str]:
         machine = self.fake.machines[domain]
@@ -116,7 +133,7 @@ class FakeLab:
         return self.fake.volumes.get(seed_volume(domain, 1), b"")
 
     def mode_of(self, volume: str) -> int:
-        assert volume in self.fake.volumes
+        assert volume in {*self.fake.volumes, *self.fake.consoles}
         return 0o600
 
 
@@ -159,11 +176,18 @@ class LibvirtLab:
     def lose(self, volume: str) -> None:
         (self._volumes.directory / volume).unlink()
 
+    def put(self, volume: str, content: bytes) -> None:
+        (self._volumes.directory / volume).write_bytes(content)
+        self._volumes.refresh()
+
     def has_foreign(self, domain: str) -> bool:
         return self._virsh("dominfo", domain) == 0
 
     def volumes(self) -> list[str]:
         return self._volumes.list_names()
+
+    def logs(self) -> list[str]:
+        return sorted(path.name for path in (self._volumes.directory / CONSOLES).glob("*"))
 
     def disks_of(self, domain: str) -> set[str]:
         done = subprocess.run(
@@ -173,10 +197,11 @@ class LibvirtLab:
         return {Path(source.get("file", "")).name for source in disks}
 
     def size_of(self, volume: str) -> int:
-        return Path(self._volumes.path_of(volume)).stat().st_size
+        return self._volumes.list_sizes()[volume]
 
     def say(self, domain: str, text: str) -> None:
-        with Path(self._volumes.path_of(console_volume(domain, 1))).open("a", encoding="utf-8") as log:
+        path = self._volumes.directory / CONSOLES / console_log(domain, 1)
+        with path.open("a", encoding="utf-8") as log:
             log.write(text)
 
     def seed_of(self, domain: str) -> bytes:
@@ -184,7 +209,9 @@ class LibvirtLab:
         return Path(self._volumes.path_of(name)).read_bytes() if name in self.volumes() else b""
 
     def mode_of(self, volume: str) -> int:
-        return Path(self._volumes.path_of(volume)).stat().st_mode & 0o7777
+        places = (self._volumes.directory, self._volumes.directory / CONSOLES)
+        path = next(place / volume for place in places if (place / volume).exists())
+        return path.stat().st_mode & 0o7777
 
     def _virsh(self, *arguments: str) -> int:
         return subprocess.run(["virsh", "-c", self.uri, *arguments], capture_output=True, check=False).returncode
@@ -268,7 +295,8 @@ def test_a_created_machine_runs_and_is_seen_with_its_owner(lab: Lab, blueprint: 
     assert see(lab, blueprint.domain) == MachineSighting(blueprint.domain, "web-1", 1, Power.RUNNING)
     assert lab.hypervisor.observe().emulates is not None  # known by now
     own = [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
-    assert own == [f"{blueprint.domain}.1.{kind}" for kind in ("console.log", "qcow2", "seed.iso")]
+    assert own == [f"{blueprint.domain}.1.{kind}" for kind in ("qcow2", "seed.iso")]
+    assert lab.logs() == [f"{blueprint.domain}.1.console.log"]
 
 
 def test_creating_again_is_success_and_changes_nothing(lab: Lab, blueprint: Blueprint) -> None:
@@ -286,7 +314,8 @@ def test_a_new_incarnation_replaces_the_old_body_and_its_disks(lab: Lab, bluepri
     assert seen is not None
     assert (seen.incarnation, seen.power) == (2, Power.RUNNING)
     own = [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
-    assert own == [f"{blueprint.domain}.2.console.log", f"{blueprint.domain}.2.qcow2"]
+    assert own == [f"{blueprint.domain}.2.qcow2"]
+    assert lab.logs() == [f"{blueprint.domain}.2.console.log"]
 
 
 def test_a_machine_needs_its_image(lab: Lab, blueprint: Blueprint) -> None:
@@ -362,6 +391,7 @@ def test_destroying_leaves_nothing_and_absent_is_success(lab: Lab, blueprint: Bl
     lab.hypervisor.destroy_machine(blueprint.domain)
     assert power(lab, blueprint.domain) is Power.ABSENT
     assert not [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+    assert lab.logs() == []
     lab.hypervisor.destroy_machine(blueprint.domain)
 
 
@@ -370,6 +400,7 @@ def test_disks_without_their_machine_are_removed_too(lab: Lab, blueprint: Bluepr
     lab.vanish(blueprint.domain)
     lab.hypervisor.destroy_machine(blueprint.domain)
     assert not [name for name in lab.volumes() if name.startswith(f"{blueprint.domain}.")]
+    assert lab.logs() == []
 
 
 def test_a_domain_of_somebody_else_is_neither_seen_nor_touched(lab: Lab, blueprint: Blueprint) -> None:
@@ -392,6 +423,29 @@ def test_a_volume_that_somebody_elses_domain_uses_is_neither_written_nor_removed
     lab.hypervisor.destroy_machine(blueprint.domain)
     assert theirs in lab.volumes()
     assert power(lab, blueprint.domain) is Power.ABSENT
+
+
+def test_a_volume_that_is_no_overlay_of_ours_is_neither_written_nor_removed(
+    lab: Lab, blueprint: Blueprint
+) -> None:
+    """Whatever it is called: no domain has it, and nobody knows whose it is."""
+    theirs = overlay_volume(blueprint.domain, 1)
+    lab.put(theirs, b"theirs")
+    with pytest.raises(Conflict, match="is not written over an image of ours"):
+        lab.hypervisor.create_machine(blueprint, None)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    assert theirs in lab.volumes()
+    lab.lose(theirs)
+    lab.hypervisor.create_machine(new_body(blueprint), None)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_overlays_of_ours_and_what_was_left_of_their_making_are_made_anew(lab: Lab, blueprint: Blueprint) -> None:
+    lab.put(overlay_volume(blueprint.domain, 1), b"")
+    lab.hypervisor.create_machine(blueprint, None)
+    lab.vanish(blueprint.domain)
+    lab.hypervisor.create_machine(blueprint, b"seed")
+    assert power(lab, blueprint.domain) is Power.RUNNING
 
 
 def kill(lab: Lab, domain: str) -> None:
@@ -578,7 +632,7 @@ def test_a_drive_that_another_machine_has_is_neither_attached_nor_removed(
     with pytest.raises(Conflict, match="is attached to"):
         lab.hypervisor.disks.attach(f"{blueprint.domain}0", [drive], Hardware())
     with pytest.raises(Conflict, match="is attached to"):
-        lab.hypervisor.disks.remove_drive(drive.volume)
+        lab.hypervisor.disks.remove_drive(drive)
     assert drive.volume in lab.volumes()
 
 
@@ -594,7 +648,7 @@ def test_removing_a_drive_twice_is_success(lab: Lab, blueprint: Blueprint, drive
     lab.hypervisor.create_machine(with_disks(blueprint, drive), None)
     lab.hypervisor.destroy_machine(blueprint.domain)
     for _ in range(2):
-        lab.hypervisor.disks.remove_drive(drive.volume)
+        lab.hypervisor.disks.remove_drive(drive)
         assert drive.volume not in lab.volumes()
 
 
@@ -609,8 +663,46 @@ def test_what_somebody_elses_domain_has_is_neither_attached_nor_removed(
     lab.hypervisor.destroy_machine(blueprint.domain)
     lab.hypervisor.disks.remove_local_storage("web-1")
     with pytest.raises(Conflict, match="is attached to"):
-        lab.hypervisor.disks.remove_drive(drive.volume)
+        lab.hypervisor.disks.remove_drive(drive)
     assert {local.volume, drive.volume} <= set(lab.volumes())
+
+
+def test_a_file_that_was_made_for_no_drive_is_neither_given_to_a_machine_nor_removed(
+    lab: Lab, blueprint: Blueprint, drive: ExtraDisk
+) -> None:
+    lab.put(drive.volume, b"theirs")
+    with pytest.raises(Conflict, match="was not made for"):
+        lab.hypervisor.create_machine(with_disks(blueprint, drive), None)
+    lab.hypervisor.create_machine(blueprint, None)
+    with pytest.raises(Conflict, match="was not made for"):
+        lab.hypervisor.disks.attach(blueprint.domain, [drive], Hardware())
+    lab.hypervisor.disks.remove_drive(drive)
+    assert drive.volume in lab.volumes()
+
+
+def test_what_was_left_of_making_a_disk_is_made_anew(
+    lab: Lab, blueprint: Blueprint, local: ExtraDisk, drive: ExtraDisk
+) -> None:
+    for disk in (local, drive):
+        lab.put(disk.volume, b"")
+    lab.hypervisor.create_machine(with_disks(blueprint, local, drive), None)
+    assert [lab.size_of(one.volume) for one in (local, drive)] == [16 * MIB, 16 * MIB]
+
+
+def test_a_disk_that_an_earlier_version_made_raw_is_refused_and_stays(
+    lab: Lab, blueprint: Blueprint, local: ExtraDisk, drive: ExtraDisk
+) -> None:
+    raw = {raw_volume(local.volume), raw_volume(drive.volume)}
+    for name in raw:
+        lab.put(name, b"data of a guest")
+    for disk in (local, drive, replace(drive, must_exist=True)):
+        with pytest.raises(HostError, match="is a raw disk"):
+            lab.hypervisor.create_machine(with_disks(blueprint, disk), None)
+    lab.hypervisor.destroy_machine(blueprint.domain)
+    lab.hypervisor.disks.remove_local_storage("web-1")
+    with pytest.raises(HostError, match="is a raw disk"):
+        lab.hypervisor.disks.remove_drive(drive)
+    assert {name for name in lab.volumes() if "-image-" not in name} == raw
 
 
 def test_a_base_disk_that_somebody_elses_domain_has_stays(lab: Lab, image: Image) -> None:
@@ -652,9 +744,8 @@ def test_a_seed_is_gone_for_good_and_the_machine_goes_on_and_boots_without(
 
 def test_nobody_but_its_owner_may_read_a_seed_or_a_console(lab: Lab, blueprint: Blueprint) -> None:
     lab.hypervisor.create_machine(blueprint, b"answers")
-    assert {lab.mode_of(f"{blueprint.domain}.1.{kind}") for kind in ("seed.iso", "console.log", "qcow2")} == {
-        0o600
-    }
+    kinds = ("seed.iso", "console.log", "qcow2")
+    assert {lab.mode_of(f"{blueprint.domain}.1.{kind}") for kind in kinds} == {0o600}
 
 
 def test_of_a_machine_that_is_not_there_no_seed_is_removed(lab: Lab) -> None:

@@ -85,26 +85,31 @@ def test_what_was_left_over_is_found_and_removed_and_nothing_else_is(web: Instal
     source = f"<source file='{web.root / 'volumes' / held}'/><target dev='vda' bus='virtio'/>"
     rest += f"<devices><disk type='file'>{source}</disk></devices>"
     virsh(web, "define", "/dev/stdin", text=f"<domain type='qemu'><name>{rescue}</name>{rest}</domain>")
-    unknown_drive = f"{web.prefix}-drive.old.data.0.raw"
-    left = (f"{web.prefix}-web-yyyyy.1.qcow2", f"{web.prefix}-local.web-yyyyy.1.raw")
-    for name in (*left, held, unknown_drive, "a.txt"):
+    unknown_drive, raw = f"{web.prefix}-drive.old.data.0.qcow2", f"{web.prefix}-local.web-zzzzz.1.raw"
+    left = (f"{web.prefix}-web-yyyyy.1.qcow2", f"{web.prefix}-local.web-yyyyy.1.qcow2")
+    for name in (*left, held, unknown_drive, raw, "a.txt"):
         (web.root / "volumes" / name).write_bytes(b"x")
+    logs, log = web.logs(), f"{web.prefix}-web-yyyyy.1.console.log.0"
+    (web.root / "volumes" / "consoles" / log).write_bytes(b"x")
     try:
         expected = {
             ("machine", "left over", tag),
             *(("volume", "left over", name) for name in left),
+            ("log", "left over", log),
             ("volume", "wrong", held),
+            ("volume", "wrong", raw),
             ("drive", "left over", unknown_drive),
         }
         assert found(audited(web)) == expected
         said = audited(web, "--fix")
-        assert {one["name"] for one in said["findings"] if not one["fixed"]} == {unknown_drive, held}
+        assert {one["name"] for one in said["findings"] if not one["fixed"]} == {unknown_drive, held, raw}
         assert sorted(web.domains()) == sorted([*before[0], foreign])
-        assert sorted(web.volumes()) == sorted([*before[1], held, unknown_drive, "a.txt"])
+        assert sorted(web.volumes()) == sorted([*before[1], held, unknown_drive, raw, "a.txt"])
+        assert web.logs() == logs
     finally:
         for name in (foreign, rescue):
             virsh(web, "undefine", name)
-        for name in (held, unknown_drive, "a.txt"):
+        for name in (held, unknown_drive, raw, "a.txt"):
             (web.root / "volumes" / name).unlink()
         virsh(web, "pool-refresh", web.prefix)
     assert audited(web)["clean"]

@@ -125,11 +125,11 @@ def differences(on: Installation) -> list[str]:
     domains = {str(row["domain"]) for row in rows}
     bodies = {f"{row['domain']}.{row['incarnation']}.qcow2" for row in rows}
     found = compared("domains", domains, set(on.domains()))
-    there = {name for name in on.volumes() if name.endswith(".qcow2") and "-image-" not in name}
+    there = {name for name in on.volumes() if name.endswith(".qcow2") and not is_shared_or_kept(name)}
     found += compared("overlays", bodies, there)
-    others = [name for name in on.volumes() if name.endswith((".seed.iso", ".console.log"))]
+    others = [name for name in (*on.volumes(), *on.logs()) if name.endswith((".seed.iso", ".console.log"))]
     found += [
-        f"volume {one}" for one in others if one.rpartition(".")[0].rpartition(".")[0] + ".qcow2" not in bodies
+        f"file {one}" for one in others if one.rpartition(".")[0].rpartition(".")[0] + ".qcow2" not in bodies
     ]
     locals_there = Counter(name.split(".")[1] for name in on.volumes() if f"{on.prefix}-local." in name)
     found += compared("local storage", {str(row["name"]) for row in rows}, set(locals_there))
@@ -147,6 +147,11 @@ def differences(on: Installation) -> list[str]:
     addresses = Counter(row["address"] for row in rows)
     found += [f"address {one} twice" for one, count in addresses.items() if count > 1]
     return found
+
+
+def is_shared_or_kept(name: str) -> bool:
+    """No overlay, although it is qcow2 too."""
+    return any(kind in name for kind in ("-image-", "-local.", "-drive."))
 
 
 def compared(what: str, wanted: set[str], there: set[str]) -> list[str]:

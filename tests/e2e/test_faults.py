@@ -214,5 +214,5 @@ def test_guests_on_a_libvirt_network_get_allotted_addresses(host: PrivateHost, t
 
 def overlays(site: Installation) -> list[str]:
     """Of machines, the lowest of each: one of whom a golden image was taken has another above it."""
-    others = ("-image-", "-golden-", ".top.")
+    others = ("-image-", "-golden-", "-local.", "-drive.", ".top.")
     return [name for name in site.volumes() if name.endswith(".qcow2") and not any(one in name for one in others)]

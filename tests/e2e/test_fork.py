@@ -154,13 +154,9 @@ def test_the_clock_of_a_fork_is_right(web: Installation) -> None:
 def test_a_fork_has_a_console_and_an_agent_of_its_own(web: Installation) -> None:
     row = next(row for row in rows(web) if row["forked"])
     ssh(web, row, "echo a word of $(hostname) > /dev/console")
-    log = next(name for name in web.volumes() if name.startswith(f"{row['domain']}.") and "console" in name)
-    command = ["virsh", "-c", web.uri, "vol-download", "--pool", web.prefix, log, "/dev/stdout"]
-    wait_until(
-        lambda: f"a word of {row['name']}" in subprocess.run(command, capture_output=True, text=True).stdout,
-        10,
-        "it is in the fork's log",
-    )
+    (log,) = (web.root / "volumes" / "consoles").glob(f"{row['domain']}.*")
+    wait_until(lambda: f"a word of {row['name']}" in log.read_text(), 10, "it is in the fork's log")
+    assert f"a word of {row['name']}" in web.run("console", f"web/{row['name']}", "--log")
     asked = ["virsh", "-c", web.uri, "qemu-agent-command", row["domain"], '{"execute": "guest-get-host-name"}']
     said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
     assert json.loads(said)["return"]["host-name"] == row["name"]

@@ -208,8 +208,8 @@ def test_nothing_secret_is_readable_by_others(web: Installation) -> None:
             assert file.stat().st_mode & 0o777 == 0o600
     assert (web.root / "haproxy").stat().st_mode & 0o777 == 0o700
     assert list((web.root / "volumes").glob("*.seed.iso")) == []
-    files = [path for path in (web.root / "volumes").iterdir() if path.name.startswith(f"{web.prefix}-web-")]
-    assert files
+    files = [path for path in (web.root / "volumes").rglob("*") if path.name.startswith(f"{web.prefix}-web-")]
+    assert {path.parent.name for path in files} == {"volumes", "consoles"}
     # QEMU's group reads the overlay that is frozen in a golden image.
     assert all(path.stat().st_mode & (0o077 if path.stat().st_nlink == 1 else 0o037) == 0 for path in files)
 

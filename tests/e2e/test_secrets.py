@@ -60,8 +60,9 @@ def test_a_declared_secret_is_in_the_guest_and_in_its_file_and_nowhere_else(site
     # and on disk when a golden image was taken. Nobody else may read it, but QEMU's group the disk that is frozen.
     volumes = site.root / "volumes"
     begins = (f"{row['domain']}.", f"{site.prefix}-golden-")
-    own = {path.name for path in volumes.iterdir() if path.name.startswith(begins)}
-    assert {stat.S_IMODE((volumes / name).stat().st_mode) for name in own} == {0o600, 0o440, 0o400}
+    kept_of = [path for path in volumes.rglob("*") if path.name.startswith(begins)]
+    own = {path.name for path in kept_of}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in kept_of} == {0o600, 0o440, 0o400}
     names = [name for name in files_with(site.root, TOKEN) if Path(name).name not in own]
     assert [Path(name).parent.as_posix() for name in names] == ["private/secrets"]
     kept = [path for path in (site.root / "private").rglob("*") if path.suffix != ".pub"]

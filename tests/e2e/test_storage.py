@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_both_are_mounted_before_an_instance_serves(web: Installation) -> None:
     assert all(line.split()[2] == "ext4" for line in mounts.splitlines())
     (drive,) = drives(web)
     assert (drive["name"], drive["slot"], drive["size"], drive["member"]) == ("data", 0, 32 * MIB, name)
-    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.1.raw"]
+    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.1.qcow2"]
     assert f"drive data-0   32 MiB     local      {name}" in web.run("status", "web")
 
 
@@ -98,7 +99,7 @@ def test_redeploy_loses_local_storage_and_keeps_the_drive(web: Installation) -> 
     said = web.run("redeploy", f"web/{name}")
     assert f"{name} gets a new machine: what is on its local storage is lost; drives are kept" in said
     assert ssh(web, name, "ls /mnt/local; cat /mnt/data/f").split() == ["lost+found", "drive"]
-    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.4.raw"]
+    assert storage_volumes(web, "local") == [f"{web.prefix}-local.{name}.4.qcow2"]
 
 
 def test_a_drive_that_scale_in_left_is_returned_with_its_data_by_scale_out(web: Installation) -> None:
@@ -151,16 +152,34 @@ def test_a_grown_drive_is_larger_after_a_restart(web: Installation) -> None:
 
 def test_a_disk_that_holds_something_else_is_never_formatted(web: Installation) -> None:
     web.run("scale", "web", "0")
-    (volume,) = storage_volumes(web, "drive")
-    file = web.root / "volumes" / volume
     partition = struct.pack("<B3sB3sII", 0, bytes(3), 0x83, bytes(3), 2048, 2048)
     table = partition.ljust(64, b"\0") + b"\x55\xaa"
-    content = bytes(446) + table + file.read_bytes()[512:1024] + bytes(64 * 1024)  # no superblock any more
-    with file.open("r+b") as disk:
-        disk.write(content)
+    content = bytes(446) + table + on_drive(web, 1024)[512:] + bytes(64 * 1024)  # no superblock any more
+    write_to_drive(web, content)
     said = web.run("scale", "web", "1", expect=1)
     assert "the disk drive-data holds no file system that could be mounted on /mnt/data, and is not empty" in said
-    assert file.read_bytes()[: len(content)] == content
+    assert on_drive(web, len(content)) == content
+
+
+def drive_file(web: Installation) -> Path:
+    (volume,) = storage_volumes(web, "drive")
+    return web.root / "volumes" / volume
+
+
+def on_drive(web: Installation, size: int) -> bytes:
+    """What a guest reads at its beginning, whoever has it now."""
+    raw = web.root / "read.raw"
+    command = ["qemu-img", "convert", "--force-share", "-f", "qcow2", "-O", "raw", str(drive_file(web)), str(raw)]
+    subprocess.run(command, check=True)
+    return raw.read_bytes()[:size]
+
+
+def write_to_drive(web: Installation, content: bytes) -> None:
+    """As a guest writes it at its beginning. No machine may have it now."""
+    written = web.root / "written.raw"
+    written.write_bytes(content)
+    command = f"write -s {written} 0 {len(content)}"
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", command, drive_file(web)], check=True, capture_output=True)
 
 
 def test_delete_keeps_drives_and_says_how_to_remove_them(web: Installation) -> None:

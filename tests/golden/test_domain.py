@@ -26,7 +26,7 @@ FILES = MachineFiles(
     base="/srv/volumes/understudy-image-d1.qcow2",
     overlay="/srv/volumes/understudy-web-4tz9k.2.qcow2",
     seed="/srv/volumes/understudy-web-4tz9k.2.seed.iso",
-    console="/srv/volumes/understudy-web-4tz9k.2.console.log",
+    console="/srv/volumes/consoles/understudy-web-4tz9k.2.console.log",
 )
 USER = Nic("52:54:00:aa:bb:cc", "127.77.0.2", forwards=((20022, 22), (20080, 80), (8080, 8080)))
 NETWORK = Nic("52:54:00:aa:bb:cc", "192.168.122.50", network="default", filter="clean-traffic")
@@ -152,6 +152,12 @@ def test_a_machine_has_a_random_source_an_agent_channel_a_panic_device_and_a_gen
 
 def test_the_serial_console_is_logged_to_its_own_file() -> None:
     assert only(parsed(), "./devices/serial/log").get("file") == FILES.console
+
+
+def test_without_a_file_for_it_no_log_is_kept() -> None:
+    root = parsed(files=replace(FILES, console=""))
+    assert root.findall(".//log") == []
+    assert [only(root, f"./devices/{one}").get("type") for one in ("serial", "console")] == ["pty", "pty"]
 
 
 def test_a_crash_or_power_off_ends_the_machine_and_a_restart_does_not() -> None:
@@ -322,9 +328,9 @@ def test_a_linux_guest_has_none_of_what_windows_asks_for() -> None:
 
 # ---- disks that outlive the machine --------------------------------------------------------------------------
 
-LOCAL = ExtraDisk("understudy-local.web-4tz9k.1.raw", "local-storage", 0, 1024 * MIB)
+LOCAL = ExtraDisk("understudy-local.web-4tz9k.1.qcow2", "local-storage", 0, 1024 * MIB)
 DRIVES = tuple(
-    ExtraDisk(f"understudy-drive.web.{name}.0.raw", f"drive-{name}", number, 1024 * MIB, is_drive=True)
+    ExtraDisk(f"understudy-drive.web.{name}.0.qcow2", f"drive-{name}", number, 1024 * MIB, is_drive=True)
     for number, name in enumerate(("data", "logs"), start=1)
 )
 
@@ -339,6 +345,13 @@ def test_local_storage_and_drives_as_golden_files(bus: DiskBus) -> None:
     made = blueprint(disks=disks, hardware=Hardware(disk_bus=bus))
     text = render_domain(made, stored(*disks), "tcg")
     assert_golden(f"domain-storage-{bus}.xml", text)
+
+
+def test_in_none_of_them_a_format_or_another_file_is_looked_for() -> None:
+    root = parsed(blueprint(disks=(LOCAL, *DRIVES)), stored(LOCAL, *DRIVES))
+    disks = [disk for disk in root.findall("./devices/disk") if disk.find("serial") is not None]
+    assert [only(disk, "driver").get("type") for disk in disks] == ["qcow2"] * 3
+    assert [list(only(disk, "backingStore")) for disk in disks] == [[], [], []]
 
 
 @many

@@ -19,7 +19,7 @@ OWN = MachineFiles(
     golden="/srv/volumes/understudy-golden-9f3c0d1e2a4b5c6d.1.qcow2",
     overlay="/srv/volumes/understudy-web-4tz9k.2.qcow2",
     seed="",
-    console="/srv/volumes/understudy-web-4tz9k.2.console.log",
+    console="/srv/volumes/consoles/understudy-web-4tz9k.2.console.log",
 )
 NICS = {"user": USER, "network": NETWORK}
 KINDS = list(NICS)

@@ -146,7 +146,7 @@ def test_a_fork_killed_at_any_moment_is_nobody_and_can_be_forked_again(lab: Libv
     source = boot(lab, "s0urc")
     lab.hypervisor.take_golden(source.domain, 1, MODEL)
     made = describe_machine(lab.prefix, lab.installation, lab.image, "f0rk1")
-    own = [f"{made.domain}.1.console.log", f"{made.domain}.1.qcow2"]
+    own = [f"{made.domain}.1.qcow2"]
     outcomes = set()
     for seconds in KILLED_AFTER:
         outcomes.add(kill_after(worker(lab, "fork", "f0rk1"), seconds))

@@ -35,6 +35,16 @@ def test_commands_that_need_the_host_name_it_with_its_fix(site: PaperSite) -> No
         assert "add it to config.toml again" in said
 
 
+def test_of_a_host_elsewhere_the_log_of_a_console_is_said_not_to_be_kept(site: PaperSite) -> None:
+    elsewhere = '[[hosts]]\nname = "gone"\nzone = "b"\nuri = "qemu+ssh://root@b.invalid/system"\n'
+    site.config.write_text(site.config.read_text(encoding="utf-8") + elsewhere, encoding="utf-8")
+    said = site.run("console", "web/4tz9k", "--log", expect=2)
+    assert "is not kept on host 'gone': qemu+ssh://root@b.invalid/system is another machine" in said
+    assert (
+        "understudy console web/4tz9k; or on that host: virsh console understudy-lost-host-test-web-4tz9k" in said
+    )
+
+
 def test_commands_that_do_not_need_the_host_go_on_without_it(site: PaperSite) -> None:
     assert "gone/b" in site.run("status")
     assert "nothing to adopt" in site.run("adopt")

@@ -138,7 +138,11 @@ class Installation:
         if self.prefix not in self._virsh("pool-list", "--all", "--name").split():
             return []
         lines = self._virsh("vol-list", self.prefix).splitlines()
-        return [line.split()[0] for line in lines if line.strip()]
+        return [line.split()[0] for line in lines if line.strip() and line.split()[0] != "consoles"]
+
+    def logs(self) -> list[str]:
+        """Names of what consoles have shown, on hosts of this machine."""
+        return sorted(path.name for path in self.root.glob("volumes*/consoles/*"))
 
     def processes(self) -> list[str]:
         """Command lines of processes that mention this installation."""

@@ -48,6 +48,7 @@ class FakeStockroom:
             reservations=tuple(self.reservations),
             remnants=tuple(self.remnants),
             seeds=frozenset(name for name, held in self._host.volumes.items() if name.endswith(".iso") and held),
+            logs={name: f"{POOL}/consoles/{name}" for name in self._host.consoles},
             in_use=frozenset(path for one in (*domains.values(), *self.others) for path in one.files),
         )
 
@@ -62,6 +63,10 @@ class FakeStockroom:
         self.on_remove()
         self.removed.append(name)
         del self._host.volumes[name]
+
+    def remove_log(self, name: str) -> None:
+        self.removed.append(name)
+        del self._host.consoles[name]
 
     def remove_reservation(self, reservation: Reservation) -> None:
         self.reservations.remove(reservation)

@@ -16,7 +16,7 @@ from orchestrator.lifecycle.telling import has_to_enter
 from orchestrator.models.adoption import AdoptedSet, Adoption, Declaration, FoundMachine, HostSurvey, Source
 from orchestrator.models.audit import Kind
 from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet, lost_image
-from orchestrator.models.naming import domain_name, drive_volume, local_volume
+from orchestrator.models.naming import console_log, domain_name, drive_volume, local_volume, raw_volume
 from orchestrator.models.ownership import TagState, tag_for
 from orchestrator.models.sightings import Power
 from orchestrator.planner.adoption import Known, plan_adoption
@@ -246,12 +246,26 @@ def test_volumes_become_drives_again_held_by_the_machine_that_has_them() -> None
     mine, free = drive_volume(PREFIX, "web", "data", 0), drive_volume(PREFIX, "web", "data", 4)
     theirs = drive_volume(PREFIX, "web", "data", 5)
     machine = find(member, wanted, Power.RUNNING, disks=frozenset({mine}))
-    volumes = {mine: 20 * MIB, free: 16 * MIB, theirs: 16 * MIB, f"{PREFIX}-drive.web.data.007.raw": 1, "x": 1}
+    volumes = {mine: 20 * MIB, free: 16 * MIB, theirs: 16 * MIB, f"{PREFIX}-drive.web.data.007.qcow2": 1, "x": 1}
     host = survey(machine, volumes=volumes, disks_of_others=frozenset({theirs}))
     drives = plan_adoption(known(wanted), [host], NOW).drives
     assert {(one.name, one.slot, one.member, one.size, one.is_made) for one in drives} == {
         ("data", 0, member.name, 20 * MIB, True),
         ("data", 4, None, 16 * MIB, True),
+    }
+
+
+def test_raw_drives_of_an_earlier_version_are_taken_in_and_once_where_they_were_converted() -> None:
+    wanted = make_set(make_spec(drives=DRIVES))
+    member = serving("00001", wanted)
+    slots = [drive_volume(PREFIX, "web", "data", slot) for slot in (0, 1)]
+    raw = [raw_volume(one) for one in slots]
+    machine = find(member, wanted, Power.RUNNING, disks=frozenset({raw[0]}))
+    host = survey(machine, volumes={raw[0]: 20 * MIB, slots[1]: 24 * MIB, raw[1]: 16 * MIB})
+    drives = plan_adoption(known(wanted), [host], NOW).drives
+    assert {(one.slot, one.member, one.size, one.is_made) for one in drives} == {
+        (0, member.name, 20 * MIB, True),
+        (1, None, 24 * MIB, True),
     }
 
 
@@ -285,10 +299,10 @@ def test_a_free_drive_whose_volume_is_gone_is_forgotten_and_a_held_one_is_not() 
 @pytest.mark.parametrize(
     "volume",
     [
-        f"{PREFIX}-drive.web.data.1.qcow2",
-        f"{PREFIX}-drive.web.1.raw",
+        f"{PREFIX}-drive.web.data.1.img",
+        f"{PREFIX}-drive.web.1.qcow2",
         f"{PREFIX}-drive.web.data.01.raw",
-        "a.b.c.1.raw",
+        "a.b.c.1.qcow2",
     ],
 )
 def test_what_is_no_drive_of_ours_is_not_taken_in(volume: str) -> None:
@@ -384,9 +398,10 @@ def test_disks_that_somebody_may_need_are_not_left_over() -> None:
         volumes=disks,
         foreign=(domain_name(PREFIX, "web-00002"),),
         disks_of_others=frozenset({local_volume(PREFIX, "web-00003", 1)}),
+        logs=frozenset(console_log(domain_name(PREFIX, f"web-0000{one}"), 1) for one in (1, 6)),
     )
     adoption = plan_adoption(known(wanted, departed=frozenset({"web-00004"})), [found], NOW)
-    assert adoption.left == ("web-00005",)
+    assert adoption.left == ("web-00005", "web-00006")
 
 
 def test_what_was_under_way_when_the_store_was_lost_is_done_again(site: Site) -> None:

@@ -13,6 +13,7 @@ from orchestrator.config.ledger import Ledger
 from orchestrator.models.audit import Remedy
 from orchestrator.models.members import Image, Phase
 from orchestrator.models.naming import (
+    console_log,
     domain_name,
     drive_volume,
     golden_disk,
@@ -23,6 +24,7 @@ from orchestrator.models.naming import (
     machine_mac,
     machine_uuid,
     overlay_volume,
+    raw_volume,
     seed_volume,
 )
 from orchestrator.models.sightings import Power
@@ -164,7 +166,7 @@ def test_a_machine_that_no_record_names_is_one_finding_and_goes_with_its_disks(t
         f"{PREFIX}-web-zzzzz.1.qcow2",
         f"{PREFIX}-web-zzzzz.3.seed.iso",
         f"{PREFIX}-web-zzzzz.1.console.log.0",
-        f"{PREFIX}-local.web-zzzzz.1.raw",
+        f"{PREFIX}-local.web-zzzzz.1.qcow2",
         f"{PREFIX}-image-{'e' * 64}.qcow2",
         f"{PREFIX}-image-{'e' * 64}.qcow2.verified",
         f"{PREFIX}-golden-fedcba9876543210.1.qcow2",
@@ -197,7 +199,7 @@ def test_disks_of_an_earlier_body_are_removed_and_those_of_this_one_are_not(ther
 
 @pytest.mark.parametrize("other", [f"{PREFIX}-theirs", "rescue"])
 def test_a_volume_that_a_machine_has_is_left_alone(there: AuditedSite, other: str) -> None:
-    name = f"{PREFIX}-local.web-zzzzz.1.raw"
+    name = f"{PREFIX}-local.web-zzzzz.1.qcow2"
     there.site.host.volumes[name] = b""
     theirs = DomainStock(other, "u", files=frozenset({f"{POOL}/{name}"}))
     if other.startswith(PREFIX):
@@ -398,7 +400,7 @@ def test_what_a_set_needs_in_the_state_directory_is_not_left_over(there: Audited
 # ---- a store that is older than what exists ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [f"{PREFIX}-web-yyyyy.1.qcow2", f"{PREFIX}-local.web-yyyyy.1.raw"])
+@pytest.mark.parametrize("name", [f"{PREFIX}-web-yyyyy.1.qcow2", f"{PREFIX}-local.web-yyyyy.1.qcow2"])
 def test_nothing_is_removed_by_a_store_that_was_never_told_of_what_exists(there: AuditedSite, name: str) -> None:
     also = f"{PREFIX}-web-zzzzz.1.qcow2"
     there.site.host.volumes |= {name: b"", also: b""}
@@ -517,6 +519,36 @@ def test_drives_are_never_removed(there: AuditedSite) -> None:
     assert unknown in there.site.host.volumes
 
 
+def test_raw_disks_of_an_earlier_version_are_told_and_neither_missed_nor_removed(there: AuditedSite) -> None:
+    site, member = there.site, there.site.instances()[0]
+    made = drive_volume(PREFIX, "web", "data", 0)
+    raw = [raw_volume(made), raw_volume(local_volume(PREFIX, member.name, 1)), f"{PREFIX}-local.web-zzzzz.1.raw"]
+    raw.append(raw_volume(drive_volume(PREFIX, "old", "data", 3)))
+    del site.host.volumes[made]
+    site.host.volumes |= dict.fromkeys(raw, b"data")
+    expected = [("drive" if "-drive." in name else "volume", "wrong", name) for name in sorted(raw)]
+    assert there.mend() == expected
+    assert set(raw) <= site.host.volumes.keys()
+    assert all("convert it by hand" in one.fix for one in there.audit.examine().findings)
+
+
+def test_logs_that_no_member_needs_are_removed_with_what_was_rolled_over(there: AuditedSite) -> None:
+    site, name = there.site, name_of(there)
+    left = [console_log(domain_name(PREFIX, name), 7), f"{PREFIX}-web-zzzzz.1.console.log.0"]
+    before = dict(site.host.consoles)
+    site.host.consoles |= dict.fromkeys([*left, "notes.txt"], b"words")
+    assert there.found() == [("log", "left over", one) for one in sorted(left)]
+    assert there.mend() == []
+    assert site.host.consoles == {**before, "notes.txt": b"words"}
+
+
+def test_a_log_of_a_member_that_was_never_heard_of_is_left_alone(there: AuditedSite) -> None:
+    log = f"{PREFIX}-web-yyyyy.1.console.log"
+    there.site.host.consoles[log] = b"words"
+    assert ("store", "wrong", "store") in there.mend()
+    assert log in there.site.host.consoles
+
+
 def test_somebody_else_s_machine_with_our_name_is_told_and_left(there: AuditedSite) -> None:
     domain = domain_name(PREFIX, name_of(there))
     there.site.host.vanish(domain)
@@ -622,7 +654,8 @@ def test_the_load_balancer_is_left_to_a_controller_at_work(there: AuditedSite) -
         ("us-a-b-4tz9k.12.seed.iso", BodyVolume("a-b-4tz9k", 12)),
         ("us-web-4tz9k.1.console.log", BodyVolume("web-4tz9k", 1)),
         ("us-web-4tz9k.1.console.log.2", BodyVolume("web-4tz9k", 1)),
-        ("us-local.web-4tz9k.3.raw", LocalVolume("web-4tz9k", 3)),
+        ("us-local.web-4tz9k.3.qcow2", LocalVolume("web-4tz9k", 3)),
+        ("us-local.web-4tz9k.3.raw", LocalVolume("web-4tz9k", 3, is_raw=True)),
         ("us-local-4tz9k.3.qcow2", BodyVolume("local-4tz9k", 3)),
         ("us-web-4tz9k.1.top.qcow2", BodyVolume("web-4tz9k", 1)),
         ("us-web-4tz9k.1.mem", BodyVolume("web-4tz9k", 1, is_memory=True)),
@@ -632,14 +665,15 @@ def test_the_load_balancer_is_left_to_a_controller_at_work(there: AuditedSite) -
         ("us-golden-4tz9k.2.mem", BodyVolume("golden-4tz9k", 2, is_memory=True)),
         ("us-golden-0123456789abcdef.0.mem", None),
         ("us-golden-0123456789abcde.1.mem", None),
-        ("us-drive.web.data.0.raw", DriveVolume("web", "data", 0)),
+        ("us-drive.web.data.0.qcow2", DriveVolume("web", "data", 0)),
+        ("us-drive.web.data.0.raw", DriveVolume("web", "data", 0, is_raw=True)),
         (f"us-image-{'a' * 64}.qcow2", ImageVolume("a" * 64, False)),
         (f"us-image-{'a' * 64}.qcow2.verified", ImageVolume("a" * 64, True)),
         ("us-image-4tz9k.1.qcow2", BodyVolume("image-4tz9k", 1)),
         ("us-probe.img", ProbeVolume()),
-        ("us-drive.web.data.00.raw", None),
+        ("us-drive.web.data.00.qcow2", None),
         ("us-web-4tz9k.01.qcow2", None),
-        ("us-local.web-4tz9k.\u0663.raw", None),
+        ("us-local.web-4tz9k.\u0663.qcow2", None),
         ("us-web.qcow2", None),
         ("other-web-4tz9k.1.qcow2", None),
         ("us-web-4tz9k.1.qcow2.bak", None),

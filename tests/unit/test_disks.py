@@ -29,9 +29,9 @@ def test_local_storage_comes_first_and_drives_by_name_each_in_its_own_place() ->
     spec = make_storage("logs", "data", local_storage=LOCAL)
     disks = machine_disks(PREFIX, holder(spec, "logs", "data"), spec)
     assert [(one.volume, one.serial, one.position, one.size) for one in disks] == [
-        ("understudy-local.web-00001.1.raw", "local-storage", 0, 64 * MIB),
-        ("understudy-drive.web.data.3.raw", "drive-data", 1, 32 * MIB),
-        ("understudy-drive.web.logs.3.raw", "drive-logs", 2, 32 * MIB),
+        ("understudy-local.web-00001.1.qcow2", "local-storage", 0, 64 * MIB),
+        ("understudy-drive.web.data.3.qcow2", "drive-data", 1, 32 * MIB),
+        ("understudy-drive.web.logs.3.qcow2", "drive-logs", 2, 32 * MIB),
     ]
     assert [(one.is_drive, one.must_exist) for one in disks] == [(False, False), (True, True), (True, True)]
 
@@ -56,7 +56,7 @@ def test_pool_members_have_local_storage_only() -> None:
 def test_local_storage_is_known_by_the_incarnation_it_began_with() -> None:
     spec = make_spec(local_storage=LOCAL)
     member = holder(spec, incarnation=5, storage_since=3)
-    assert machine_disks(PREFIX, member, spec)[0].volume == "understudy-local.web-00001.3.raw"
+    assert machine_disks(PREFIX, member, spec)[0].volume == "understudy-local.web-00001.3.qcow2"
 
 
 def test_an_outer_directory_is_mounted_before_what_is_inside_it() -> None:

@@ -354,6 +354,16 @@ def test_the_console_of_a_machine_is_told_for_the_reason_of_a_failure(bench: Ben
     assert bench.executor.console_tail(bench.member, bench.wanted).endswith("Kernel panic[31m - not syncing")
 
 
+def test_where_no_console_is_logged_setup_ends_all_the_same_and_nothing_is_told(bench: Bench) -> None:
+    """As on a host elsewhere: how it ended is asked of the agent, or by SSH."""
+    bench.host.why_no_console = "it is another machine"
+    bench.perform(EffectKind.CREATE)
+    bench.host.say(bench.domain, "words that nobody keeps\n")
+    bench.perform(EffectKind.PROVISION)
+    assert bench.guest.shells
+    assert bench.executor.console_tail(bench.member, bench.wanted) == ""
+
+
 def test_a_host_that_is_not_configured_any_more_is_named_with_its_fix(bench: Bench) -> None:
     elsewhere = replace(bench.member, host="gone")
     with pytest.raises(HostError, match="'gone' is not configured any more") as error:

@@ -126,7 +126,8 @@ def test_a_full_disk_leaves_a_half_made_machine_that_the_next_body_clears_away(t
     host.free_disk()
     _, digest = image_file(tmp_path)
     host.create_machine(blueprint(2, digest), None)
-    assert host.files_of(DOMAIN) == [f"{DOMAIN}.2.console.log", f"{DOMAIN}.2.qcow2"]
+    assert host.files_of(DOMAIN) == [f"{DOMAIN}.2.qcow2"]
+    assert list(host.consoles) == [f"{DOMAIN}.2.console.log"]
 
 
 def test_a_restart_of_the_guest_is_told_once(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from orchestrator.models.balancing import BalancerConfig
 from orchestrator.models.machine import Blueprint
 from orchestrator.models.members import GuestPhase
 from orchestrator.models.naming import (
-    console_volume,
+    console_log,
     domain_name,
     drive_volume,
     local_volume,
@@ -324,7 +324,7 @@ def is_plain_name(name: str) -> bool:
 def check_names(spec: ScaleSetSpec) -> None:
     """No name leaves its directory."""
     domain = domain_name(PREFIX, f"{spec.name}-00001")
-    names = [domain, *(make(domain, 1) for make in (overlay_volume, seed_volume, console_volume))]
+    names = [domain, *(make(domain, 1) for make in (overlay_volume, seed_volume, console_log))]
     names += [drive_volume(PREFIX, spec.name, drive.name, 1) for drive in spec.drives]
     names.append(local_volume(PREFIX, f"{spec.name}-00001", 1))
     names += [endpoint.name for endpoint in spec.endpoints]

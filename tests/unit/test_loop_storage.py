@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.apply.disks import drive_disk
 from orchestrator.errors import Conflict, GuestError, HostError, NotFound, SpecError
 from orchestrator.models.members import Member, Phase, Request
-from orchestrator.models.naming import domain_name, drive_volume, local_volumes
+from orchestrator.models.naming import domain_name, drive_volume, local_volumes, raw_volume
 from orchestrator.models.sightings import Power
 from orchestrator.service import declare
 from orchestrator.service import drives as wishes
@@ -341,6 +342,33 @@ def test_a_drive_whose_volume_is_lost_is_not_replaced_by_an_empty_one(site: Site
     site.turn_until(lambda: site.phase(member.name) is Phase.FAILED)
     assert "is missing" in site.only().reason
     assert DATA not in site.host.volumes
+
+
+def test_a_file_that_was_made_for_no_drive_is_given_to_nobody_and_outlives_the_set(site: Site) -> None:
+    site.host.volumes[DATA] = b"somebody's"
+    site.host.strange.add(DATA)
+    site.apply(instances=1, drives=DRIVES)
+    site.turn_until(lambda: bool(site.events("failed")))
+    assert "was not made for that drive; it is left alone" in site.only().reason
+    declare.delete(site.store, "web")
+    site.turn_until(lambda: site.store.find_set("web") is None)
+    (drive,) = wishes.give_up(site.store, "web", {"local"})
+    site.host.disks.remove_drive(drive_disk(PREFIX, drive))
+    assert site.host.volumes[DATA] == b"somebody's"
+
+
+def test_a_drive_that_an_earlier_version_made_raw_is_not_replaced_by_an_empty_one(site: Site) -> None:
+    site.apply(instances=1, drives=DRIVES)
+    site.settle()
+    member = site.only()
+    site.host.volumes[raw_volume(DATA)] = site.host.volumes.pop(DATA)
+    requests.reimage(site.store, f"web/{member.name}")
+    site.turn_until(lambda: site.phase(member.name) is Phase.FAILED)
+    assert "is a raw disk, as an earlier version made them" in site.only().reason
+    assert DATA not in site.host.volumes
+    site.host.volumes[DATA] = site.host.volumes.pop(raw_volume(DATA))
+    ask(site, requests.reimage, site.only())
+    assert disks(site, site.only()) == {DATA}
 
 
 def test_a_drive_that_no_machine_has_had_may_be_made_although_its_row_is_old(site: Site) -> None:

@@ -19,7 +19,7 @@ members = st.from_regex(r"[a-z][a-z0-9-]{0,20}-[a-z0-9]{5}", fullmatch=True)
 @given(members, st.integers(1, 100))
 def test_every_volume_of_a_machine_begins_with_its_domain_and_a_dot(member: str, body: int) -> None:
     domain = naming.domain_name("understudy", member)
-    for name in (naming.overlay_volume, naming.seed_volume, naming.console_volume):
+    for name in (naming.overlay_volume, naming.seed_volume, naming.console_log):
         assert name(domain, body).startswith(f"{domain}.{body}.")
 
 

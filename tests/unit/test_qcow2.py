@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.drivers.qcow2 import HeaderNames, read_header_names
+from orchestrator.drivers.qcow2 import (
+    FRONT,
+    HeaderNames,
+    first_table,
+    is_qcow2,
+    read_header_names,
+    read_owner,
+    write_owner,
+)
 from tests.unit.examples import many
 
 PASSWD = b"json:{'file.filename': '/etc/passwd'}"
@@ -61,3 +69,29 @@ def test_no_header_confuses_the_reader(rest: bytes, version: int, offset: int, s
         read_header_names(front[:cut])
     names = read_header_names(front)
     assert (names.backing is None) == (offset == 0)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_owner_that_was_written_is_read_and_the_rest_is_as_it_was(version: int) -> None:
+    front = header(version, rest=extension(1, b"abc") + bytes(8)).ljust(FRONT, b"\0")
+    owned = write_owner(front, "0123456789abcdef web.data.0@1700000000.25")
+    assert (len(owned), read_owner(front)) == (FRONT, "")
+    assert read_owner(owned) == "0123456789abcdef web.data.0@1700000000.25"
+    assert (is_qcow2(owned), read_header_names(owned), first_table(owned)) == (True, HeaderNames(), (2**17, 8))
+    assert owned.startswith(front[: 72 if version == 2 else 104])
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        b"",
+        b"no disk".ljust(FRONT, b"\0"),
+        header(),  # no end of its extensions
+        header(rest=bytes(8)),  # no room
+        header(backing=(112, len(PASSWD)), rest=bytes(8) + PASSWD).ljust(FRONT, b"\0"),
+        write_owner(header(rest=bytes(8)).ljust(FRONT, b"\0"), "somebody"),
+    ],
+)
+def test_no_owner_is_written_where_it_would_overwrite_something(front: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not the beginning|no room"):
+        write_owner(front, "us")

@@ -309,7 +309,7 @@ def test_drives_are_listed_with_their_holders_and_only_those_of_the_set() -> Non
         ("data", 0, 2**30, "local", SERVING[0].name, False),
         ("data", 1, 2**24, "b", None, True),
     ]
-    assert said[0]["volume"] == "understudy-drive.web.data.0.raw"
+    assert said[0]["volume"] == "understudy-drive.web.data.0.qcow2"
 
 
 def test_machines_of_other_sets_do_not_hide_what_is_missing_in_this_one() -> None:

@@ -15,6 +15,7 @@ import libvirt
 from orchestrator.drivers.libvirt.base_images import BaseImages
 from orchestrator.drivers.libvirt.cards import Cards, set_link
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.console_logs import ConsoleLogs
 from orchestrator.drivers.libvirt.disks import LibvirtDisks
 from orchestrator.drivers.libvirt.domains import (
     find_domain,
@@ -25,7 +26,7 @@ from orchestrator.drivers.libvirt.domains import (
     unless_active,
 )
 from orchestrator.drivers.libvirt.errors import from_libvirt, translated
-from orchestrator.drivers.libvirt.files_at_stake import check_disks, check_volumes, find_others_files
+from orchestrator.drivers.libvirt.files_at_stake import NamedFiles, check_disks, find_others_files
 from orchestrator.drivers.libvirt.filters import Filters
 from orchestrator.drivers.libvirt.firmware import why_no_firmware
 from orchestrator.drivers.libvirt.forks import Forks, is_fork, is_nobody
@@ -54,7 +55,7 @@ from orchestrator.models.adoption import HostSurvey
 from orchestrator.models.golden import GoldenImage
 from orchestrator.models.machine import Blueprint, Subnet
 from orchestrator.models.members import Image
-from orchestrator.models.naming import console_volume, image_volume, overlay_volume, seed_volume
+from orchestrator.models.naming import image_volume, overlay_volume, seed_volume
 from orchestrator.models.ownership import OwnerTag
 from orchestrator.models.sightings import HostSighting
 from orchestrator.models.spec import Firmware
@@ -77,6 +78,8 @@ class LibvirtHost:
         self._identity = identity
         self._connection = connection
         self.volumes = volumes
+        self._logs = ConsoleLogs(connection.uri, volumes.directory)
+        self._files = NamedFiles(volumes, self._logs, identity.prefix, self._others_files)
         self.disks = LibvirtDisks(connection, volumes, identity.prefix, identity.installation)
         self._networks = Networks(connection)
         self._filters = Filters(connection)
@@ -175,7 +178,7 @@ class LibvirtHost:
         if found is None:
             if blueprint.incarnation > 1:
                 # An earlier body that vanished left its disks.
-                self._remove_volumes(blueprint.domain)
+                self._files.remove(blueprint.domain)
             return False
         owner = check_owner(found, self._identity.installation)
         if owner.incarnation == blueprint.incarnation:
@@ -189,7 +192,7 @@ class LibvirtHost:
 
     def _prepare(self, blueprint: Blueprint, seed: bytes | None, golden: Golden | None = None) -> str:
         """Its files; its XML, without further disks if it is a fork."""
-        check_volumes(blueprint.domain, self.volumes, self._others_files)
+        self._files.check(blueprint.domain)
         files = self._make_files(blueprint, seed, golden)
         if blueprint.nic.network:
             self._cards.prepare(blueprint.nic)
@@ -207,7 +210,7 @@ class LibvirtHost:
             golden=str(golden.disk) if golden is not None else "",
             overlay=volumes.make_overlay(overlay_volume(domain, body), beneath, size),
             seed=volumes.make_filled(seed_volume(domain, body), seed) if seed is not None else "",
-            console=volumes.make_filled(console_volume(domain, body), b""),
+            console=self._logs.make(domain, body),
             agent="" if self._connection.is_privileged else str(agent_socket(domain)),
             disks=self.disks.ensure(blueprint.disks, domain),
         )
@@ -326,11 +329,7 @@ class LibvirtHost:
                 self._networks.remove_reservations(owner.member)
                 if not self._connection.is_privileged:
                     agent_socket(domain).unlink(missing_ok=True)
-            self._remove_volumes(domain)
-
-    def _remove_volumes(self, domain: str) -> None:
-        """Named after the machine; none that a domain of somebody else uses."""
-        self.volumes.remove_all_of(domain, self._others_files())
+            self._files.remove(domain)
 
     def _others_files(self) -> dict[str, str]:
         return find_others_files(
@@ -344,11 +343,14 @@ class LibvirtHost:
     def survey(self) -> HostSurvey:
         with translated(f"cannot look at {self._connection.uri}"):
             connection = self._connection.get()
-            return survey_host(connection, self.volumes, self._identity, self._view.find(connection, set()))
+            found = survey_host(connection, self.volumes, self._identity, self._view.find(connection, set()))
+            return replace(found, logs=frozenset(self._logs.list_paths()))
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
-        raw = self.volumes.read_tail(console_volume(domain, incarnation), size)
-        return printable(raw.decode("utf-8", "replace"))
+        return printable(self._logs.tail(domain, incarnation, size).decode("utf-8", "replace"))
+
+    def why_no_console_log(self) -> str:
+        return self._logs.why_none()
 
     def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
         with translated(f"cannot ask the agent of {domain!r}"):

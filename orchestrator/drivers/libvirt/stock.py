@@ -17,6 +17,7 @@ import libvirt
 
 from orchestrator.drivers.libvirt.accelerator import remove_probe
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
+from orchestrator.drivers.libvirt.console_logs import ConsoleLogs
 from orchestrator.drivers.libvirt.disks import sources_of
 from orchestrator.drivers.libvirt.errors import translated
 from orchestrator.drivers.libvirt.networks import Networks
@@ -41,13 +42,14 @@ class LibvirtStock:
         self._prefix = prefix
         self._connection = connection
         self._volumes = volumes
+        self._logs = ConsoleLogs(connection.uri, volumes.directory)
         self._networks = Networks(connection)
         self._network = network
 
     def take_stock(self) -> HostStock:
         with translated(f"cannot take stock of {self._connection.uri}"):
             # Volumes first: one that belongs to a machine made meanwhile is then not taken for left over.
-            volumes = self._volumes.list_paths()
+            volumes, logs = self._volumes.list_paths(), self._logs.list_paths()
             domains = [_stock_of(one) for one in self._connection.get().listAllDomains(0)]
             return HostStock(
                 name=self._name,
@@ -59,6 +61,7 @@ class LibvirtStock:
                 reserves=bool(self._network) and self._networks.runs_dhcp(self._network),
                 in_use=frozenset(path for one in domains for path in one.files),
                 seeds=frozenset(name for name in volumes if self._is_seed(name)),
+                logs=logs,
             )
 
     def _is_seed(self, name: str) -> bool:
@@ -74,6 +77,9 @@ class LibvirtStock:
 
     def remove_volume(self, name: str) -> None:
         self._volumes.remove(name)
+
+    def remove_log(self, name: str) -> None:
+        self._logs.remove(name)
 
     def remove_reservation(self, reservation: Reservation) -> None:
         self._networks.remove_reservation(reservation)

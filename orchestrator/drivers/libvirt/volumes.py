@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import time
-from collections.abc import Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,9 +14,14 @@ import libvirt
 
 from orchestrator.drivers.libvirt.connection import LibvirtConnection
 from orchestrator.drivers.libvirt.errors import from_libvirt, translated
+from orchestrator.drivers.qcow2 import FRONT, write_owner
 from orchestrator.errors import Conflict, HostError
-from orchestrator.render.volumes import render_overlay, render_pool, render_volume
+from orchestrator.models.naming import RAW_ENDING
+from orchestrator.render.volumes import render_disk_volume, render_overlay, render_pool, render_volume
 
+CONSOLES = "consoles"
+"""The directory within that of the pool where consoles are logged. libvirt lists it as one volume, and does not
+look into it."""
 _CHUNK = 256 * 1024
 _FILLING = 5.0  # seconds that libvirt may still fill a volume for somebody who is dead
 _LOOK = 0.05
@@ -106,7 +110,13 @@ class Volumes:
 
     def list_names(self) -> list[str]:
         with translated("cannot list volumes"):
-            return sorted(volume.name() for volume in self.ensure_pool().listAllVolumes())
+            return sorted(self._all())
+
+    def _all(self) -> dict[str, Any]:
+        """By name. Raises libvirtError."""
+        volumes = {str(volume.name()): volume for volume in self.ensure_pool().listAllVolumes()}
+        volumes.pop(CONSOLES, None)
+        return volumes
 
     @property
     def directory(self) -> Path:
@@ -123,16 +133,19 @@ class Volumes:
                     raise
                 return {}
             self.refresh()
-            return {volume.name(): str(volume.path()) for volume in self.ensure_pool().listAllVolumes()}
+            return {name: str(volume.path()) for name, volume in self._all().items()}
 
     def list_sizes(self) -> dict[str, int]:
-        """Name -> capacity in bytes. Nothing is made for it: without a pool there are none."""
+        """Name -> bytes that a guest can have in it; of a raw file its length, whatever it says of itself. Nothing
+        is made for it: without a pool there are none."""
         with translated("cannot list volumes"):
             pools = self._connection.get().listAllStoragePools(0)
             if all(pool.name() != self._pool_name for pool in pools):
                 return {}
-            volumes = self.ensure_pool().listAllVolumes()
-            return {volume.name(): int(volume.info()[1]) for volume in volumes}
+            return {
+                name: _length(volume) if name.endswith(RAW_ENDING) else int(volume.info()[1])
+                for name, volume in self._all().items()
+            }
 
     def path_of(self, name: str) -> str:
         """Raises HostError if there is no such volume."""
@@ -155,10 +168,19 @@ class Volumes:
             made = self.ensure_pool().createXML(render_overlay(name, capacity, volume.path()))
             return str(made.path())
 
-    def make_blank(self, name: str, size: int) -> str:
-        """A sparse raw volume of that many bytes; its path. One that is there is Conflict, and stays as it is."""
+    def make_disk(self, name: str, size: int, owner: str) -> str:
+        """An empty, sparse qcow2 volume of that many bytes that says in its header whose it is; its path.
+
+        One that is there is Conflict, and stays as it is.
+        """
         with translated(f"cannot make volume {name!r}"):
-            return str(self.ensure_pool().createXML(render_volume(name, size, "raw")).path())
+            volume = self.ensure_pool().createXML(render_disk_volume(name, size))
+            try:
+                self._send(volume, write_owner(self._receive(volume, 0, FRONT), owner))
+            except BaseException:
+                self.remove(name)
+                raise
+            return str(volume.path())
 
     def make_filled(self, name: str, content: bytes, mode: str = "0600") -> str:
         """A fresh raw volume with that content; its path."""
@@ -194,40 +216,30 @@ class Volumes:
             self.remove(name)
             raise HostError(f"{file} is not what was imported: its sha256 is {digest.hexdigest()}, not {sha256}")
 
-    def read_tail(self, name: str, size: int) -> bytes:
-        """The last `size` bytes of a raw volume; empty if there is none."""
-        if is_here(self._connection.uri):
-            # A console is looked at many times a second while its guest needs the processor.
-            with contextlib.suppress(OSError):
-                return _read_end(self._path / name, size)
-        volume = self.find(name)
-        if volume is None:
-            return b""
-        with translated(f"cannot read volume {name!r}"):
-            stream = self._connection.get().newStream(0)
-            # Of a raw file, libvirt gives the size that it has now. It may have been rolled over since.
-            volume.download(stream, max(int(volume.info()[1]) - size, 0), 0, 0)
-            tail = bytearray()
-            while chunk := stream.recv(_CHUNK):
-                tail += chunk
-                del tail[:-size]
-            stream.finish()
-        return bytes(tail)
-
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        """That part of a raw volume, as far as there is one."""
+        """That part of a volume's file, as far as there is one."""
         volume = self.find(name)
         if volume is None:
             return b""
         with translated(f"cannot read volume {name!r}"):
-            if int(volume.info()[1]) < offset + size:
-                return b""
-            stream = self._connection.get().newStream(0)
-            volume.download(stream, offset, size, 0)
-            part = bytearray()
-            while chunk := stream.recv(_CHUNK):
-                part += chunk
-            stream.finish()
+            try:
+                there = min(size, _length(volume) - offset)
+                return self._receive(volume, offset, there) if there > 0 else b""
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+                    raise
+                return b""  # deleted behind libvirt, which goes on listing it
+
+    def _receive(self, volume: Any, offset: int, size: int) -> bytes:
+        def begin() -> Any:
+            begun = self._connection.get().newStream(0)
+            volume.download(begun, offset, size, 0)
+            return begun
+
+        stream, part = _once_filled(begin), bytearray()
+        while chunk := stream.recv(_CHUNK):
+            part += chunk
+        stream.finish()
         return bytes(part)
 
     def remove(self, name: str) -> None:
@@ -237,20 +249,12 @@ class Volumes:
             return
         with translated(f"cannot remove volume {name!r}"):
             try:
-                _delete(volume)
+                _once_filled(lambda: volume.delete(0))
             except libvirt.libvirtError as error:
                 # Also success: the file behind it is gone already.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL and Path(volume.path()).exists():
                     raise
                 self.refresh()
-
-    def remove_all_of(self, domain: str, kept: Container[str] = ()) -> None:
-        """Every volume named after the domain, and the console logs that virtlogd rolled over, but no path in
-        `kept`."""
-        self.refresh()
-        for name in self.list_names():
-            if name.startswith(f"{domain}.") and self.path_of(name) not in kept:
-                self.remove(name)
 
     def wipe(self, volume: Any) -> None:
         """Zeros over all that the volume holds. Raises libvirtError."""
@@ -276,14 +280,9 @@ def is_here(uri: str) -> bool:
     return parts.scheme in ("qemu", "qemu+unix") and not parts.netloc
 
 
-def _read_end(path: Path, size: int) -> bytes:
-    """Of a regular file. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        end = os.fstat(descriptor).st_size
-        return os.pread(descriptor, size, max(end - size, 0))
-    finally:
-        os.close(descriptor)
+def _length(volume: Any) -> int:
+    """Of its file, in bytes: what its first bytes say of it has no part in that. Raises libvirtError."""
+    return int(volume.infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
 
 
 def _send_all(stream: Any, content: bytes) -> None:
@@ -293,13 +292,13 @@ def _send_all(stream: Any, content: bytes) -> None:
         view = view[sent:]
 
 
-def _delete(volume: Any) -> None:
-    """Also one that libvirt still makes or fills: what a process asked for goes on when the process was killed."""
+def _once_filled(call: Callable[[], Any]) -> Any:
+    """Also of a volume that libvirt still makes or fills: what a process asked for goes on when the process was
+    killed. Raises libvirtError."""
     end = time.monotonic() + _FILLING
     while True:
         try:
-            volume.delete(0)
-            return
+            return call()
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID or time.monotonic() >= end:
                 raise

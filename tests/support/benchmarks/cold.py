@@ -171,7 +171,7 @@ def run_bare(made: Installation, twin: Twin, number: int) -> tuple[float, float]
         "overlay": f"{name}.1.qcow2",
         "seed": f"{name}.1.seed.iso",
         "seed_file": str(twin.seed),
-        "console": f"{name}.1.console.log",
+        "console": str(made.root / "volumes" / "consoles" / f"{name}.1.console.log"),
         "url": direct_url(address),
     }
     began = time.monotonic()
@@ -181,6 +181,7 @@ def run_bare(made: Installation, twin: Twin, number: int) -> tuple[float, float]
     whole = time.monotonic() - began
     virsh("destroy", name)
     virsh("undefine", name)
-    for volume in (job["overlay"], job["seed"], job["console"]):
+    for volume in (job["overlay"], job["seed"]):
         virsh("vol-delete", "--pool", made.prefix, str(volume))
+    Path(job["console"]).unlink(missing_ok=True)
     return float(done.stdout), whole
