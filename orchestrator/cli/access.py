@@ -85,13 +85,14 @@ def console(
         host = runtime.host(member.host)
         domain = domain_name(runtime.settings.prefix, member.name)
         if log or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            if why := host.why_no_console_log():
+            shown = host.console_tail(domain, member.incarnation, size=2**20)
+            if not shown and (why := host.why_no_console_log()):
                 raise NotFound(
                     f"what the console of {member.name} has shown is not kept on host {member.host!r}: {why}",
                     f"see what it shows from now on: understudy console {target}; or on that host: "
                     f"virsh console {domain}",
                 )
-            say(host.console_tail(domain, member.incarnation, size=2**20))
+            say(shown)
             return
         say(f"connected to {member.name}; Ctrl-] leaves")
         _attach(host.open_console(domain))

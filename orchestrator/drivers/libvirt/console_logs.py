@@ -33,9 +33,14 @@ class ConsoleLogs:
         """Why none are kept; empty if they are."""
         if not is_here(self._uri):
             return f"{self._uri} is another machine, and what guests wrote there is not fetched"
-        place = self._directory if self._directory.is_dir() else self._directory.parent
-        if place.is_dir() and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
-            return f"this user may not write to {place}"
+        for place in (self._directory, self._directory.parent):
+            try:
+                place.lstat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                return f"{place} cannot be reached: {error.strerror}"
+            return "" if os.access(place, os.R_OK | os.W_OK | os.X_OK) else f"this user may not write to {place}"
         return ""
 
     def make(self, domain: str, incarnation: int) -> str:
