@@ -207,6 +207,8 @@ def test_without_an_agent_that_may_run_commands_none_is_taken(tmp_path: Path) ->
     with open_site(tmp_path) as site:
         site.apply(instances=1)
         site.settle()
+        place = ("local", site.wanted().model)
+        site.turn_until(lambda: place in site.store.snapshot().golden_troubles, "it was too early")
         site.clock.advance(10)
         site.turn_until(lambda: bool(site.events("golden_refused")), "it is refused")
         assert site.journal.count("take_golden") == 0
