@@ -429,8 +429,7 @@ def test_a_silent_host_does_not_make_a_set_replace_what_is_on_it(start: World) -
         ):
             counted = [member for member in end.of(wanted.name, role) if not member.is_leaving]
             # A rollout that cannot go on keeps what it made beforehand.
-            surge = bounds_of(wanted)[0] if role is Role.INSTANCE and stale_instances(end, wanted) else 0
-            assert len(counted) <= target + surge
+            assert len(counted) <= target + (kept_beside(end, wanted) if role is Role.INSTANCE else 0)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------
@@ -551,8 +550,8 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
     for wanted in world.sets.values():
         retired = _retired(made.steps, wanted)
         instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
-        surge = bounds_of(wanted)[0] if stale_instances(world, wanted) else 0
-        assert retired[Role.INSTANCE] >= max(len(instances) - wanted.spec.instances - surge, 0)
+        surplus = len(instances) - wanted.spec.instances
+        assert retired[Role.INSTANCE] >= max(surplus - kept_beside(world, wanted), 0)
         claimed = {step.member.name for step in made.steps if isinstance(step, Claim)}
         pool = [one for one in world.of(wanted.name, Role.STANDBY) if not one.is_leaving]
         current = [one for one in pool if one.model == wanted.model and one.name not in claimed]
@@ -562,6 +561,29 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
             # Those that will take the place of instances of another model stay until they do.
             kept = min(len(stale_instances(world, wanted)), len(current)) and surplus - stale
             assert surplus - kept <= retired[Role.STANDBY] <= surplus
+
+
+@many
+@given(rollouts() | rollouts(fails=True), st.sampled_from(Role), st.integers(1, 3))
+def test_a_rollout_does_not_hold_up_shrinking_wherever_it_stands(start: World, role: Role, fewer: int) -> None:
+    """Its pool is being renewed, an instance or a member of the pool (`role`) of the new model has failed, or it
+    goes on."""
+    wanted = start.sets["web"]
+    spec = wanted.spec.model_copy(update={"instances": max(wanted.spec.instances - fewer, 0)})
+    members = {name: replace(one, role=role) if name == "web-00200" else one for name, one in start.members.items()}
+    world = replace(start, sets={"web": replace(wanted, spec=spec)}, members=members)
+    surplus = _counted(world, world.sets["web"]) - spec.instances
+    retired = _retired(world.plan().steps, world.sets["web"])[Role.INSTANCE]
+    event(f"{min(max(surplus, 0), 2)} too many, {kept_beside(world, world.sets['web'])} kept")
+    assert retired >= surplus - kept_beside(world, world.sets["web"])
+
+
+def kept_beside(world: World, wanted: ScaleSet) -> int:
+    """How many instances above the declared number a rollout may keep, at most: as many as it has of the new model
+    to take the place of older ones."""
+    mine = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
+    new = sum(one.model == wanted.model for one in mine)
+    return 0 if wanted.spec.drives else min(bounds_of(wanted)[0], len(stale_instances(world, wanted)), new)
 
 
 def stale_instances(world: World, wanted: ScaleSet) -> list[Member]:
