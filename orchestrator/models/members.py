@@ -85,7 +85,8 @@ class Member:
     when its services were first seen not to answer, None while they do; of a starting one, since when it is held
     out of rotation because it restarts over and over. `told` is what its guest was told since
     it booted, `entered` whether this body has been in service, or has run on_claim. `storage_since` is the
-    incarnation with which its local storage began, `drives` are those it holds.
+    incarnation with which its local storage began, `drives` are those it holds. `memory` (bytes) is what its
+    machine has, or the next one if that is more, until it is there; 0: an older version recorded it, nobody knows.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Member:
     told: GuestPhase | None = None
     entered: bool = False
     storage_since: int = 1
+    memory: int = 0
     drives: tuple[Drive, ...] = ()
 
     @property

@@ -175,6 +175,7 @@ def rebuild_member(machine: FoundMachine, tag: OwnerTag, known: Known, now: floa
         parked=_PARKED.get(machine.power) if phase is Phase.STANDBY else None,
         entered=tag.state in (TagState.SERVING, TagState.STOPPED),
         storage_since=_storage_since(machine, known.prefix, tag.member),
+        memory=machine.memory,
     )
 
 

@@ -29,9 +29,11 @@ class Placement:
         free = math.inf if desired.addresses is None else desired.addresses - len(desired.members)
         ledger = cls(dict(observed.hosts), desired.limits.memory_ratio, free)
         ledger.drives = FreeDrives.of(desired, observed)
-        memory = {wanted.name: wanted.spec.machine.memory for wanted in desired.sets}
+        declared = {wanted.name: wanted.spec.machine.memory for wanted in desired.sets}
         for member in desired.members:
-            ledger._book(member.set_name, member.host, memory.get(member.set_name, 0))
+            # Until it gets a new machine it has what it was made with; what vanishes is made as declared now.
+            memory = max(member.memory, declared.get(member.set_name, 0))
+            ledger._book(member.set_name, member.host, memory)
         return ledger
 
     def zone_of(self, member: Member) -> str:

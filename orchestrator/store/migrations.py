@@ -31,4 +31,5 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO departed (name, at) "
         "SELECT member, MAX(at) FROM events WHERE kind = 'deleted' GROUP BY member",
     ),
+    4: ("ALTER TABLE members ADD COLUMN memory BIGINT DEFAULT 0 NOT NULL",),
 }

@@ -96,6 +96,7 @@ def read_member(row: Any, drives: tuple[Drive, ...] = ()) -> Member:
         told=GuestPhase(row.told) if row.told else None,
         entered=row.entered,
         storage_since=row.storage_since,
+        memory=row.memory,
         drives=drives,
     )
 

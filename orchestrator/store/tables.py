@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 4  # a new one needs its entry in `migrations`
+SCHEMA_VERSION = 5  # a new one needs its entry in `migrations`
 
 metadata = MetaData()
 
@@ -71,6 +71,7 @@ members = Table(
     Column("told", String(16), nullable=True),
     Column("entered", Boolean, nullable=False, default=False),
     Column("storage_since", Integer, nullable=False, default=1),
+    Column("memory", BigInteger, nullable=False, default=0),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

@@ -53,6 +53,7 @@ def test_any_column_that_changes_is_seen(storage: Storage) -> None:
         "told": "standby",
         "entered": True,
         "storage_since": 4,
+        "memory": 2**40,
     }
     assert {*values, "name", "set_name"} == set(members.c.keys())
     for column, value in values.items():

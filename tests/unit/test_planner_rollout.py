@@ -292,6 +292,20 @@ def test_what_failed_of_another_model_leaves_when_another_has_come_for_it() -> N
     assert leaving(steps_for(wanted, [*members, new(wanted, 3, phase=Phase.CREATING)])) == ["00002"]
 
 
+def test_machines_of_the_older_model_keep_the_memory_they_were_made_with() -> None:
+    """Half as much is declared now; not a byte is free before one of them has gone."""
+    wanted = rolling(2, machine={"memory": "128MiB"})
+    members = [replace(one, memory=256 * MIB) for one in old(wanted, 2)]
+    made = {}
+    for room in (512, 640):
+        host = see_host(*machines(members), memory_total=room * MIB)
+        made[room] = plan(wish(wanted, members=members), see_world(host), {}, NOW).steps
+    (waits,) = made[512]
+    assert isinstance(waits, Settle)
+    assert waits.stuck == "no host has 128 MiB of memory to give (largest room: 0 MiB)"
+    assert len(coming(made[640])) == 1
+
+
 def test_without_room_the_rollout_waits_and_says_for_what() -> None:
     wanted = rolling(2)
     members = old(wanted, 2)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Conflict, NotFound, StoreError, StoreLost
-from orchestrator.models.members import Image, Phase, Request, Role
+from orchestrator.models.members import Image, Member, Phase, Request, Role
 from orchestrator.models.steps import EffectKind
 from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
@@ -67,12 +67,17 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(version: int, storage
     connection.close()
     for _ in range(2):
         again = open_store(url_of(tmp_path), FakeClock().now)
-        assert again.snapshot() == before
+        assert again.snapshot() == replace(before, members=tuple(map(without_memory, before.members)))
         again.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         found = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
     connection.close()
     assert found == (str(SCHEMA_VERSION),)
+
+
+def without_memory(member: Member) -> Member:
+    """No older version recorded it."""
+    return replace(member, memory=0)
 
 
 def takes_back(version: int) -> list[str]:
@@ -117,7 +122,8 @@ def test_who_was_let_go_before_that_was_kept_is_taken_from_the_events(storage: S
     assert storage.store.find_departed([member.name, "web-other"]) == {member.name}
     storage.store.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
-        connection.execute("DROP TABLE departed")
+        for statement in takes_back(3):
+            connection.execute(statement)
         connection.execute("UPDATE facts SET value = '3' WHERE key = 'schema_version'")
     connection.close()
     again = open_store(url_of(tmp_path), FakeClock().now)
