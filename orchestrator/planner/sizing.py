@@ -1,6 +1,6 @@
-"""How many: scale-out from the pool, cold creation for the rest, scale-in by policy, the pool's own size.
+"""How many instances: scale-out from the pool, cold creation for the rest, scale-in by policy.
 
-Rows B3 to B8. The arithmetic is in `ScaleSet.standby_target`, the choice of zones in `spreading`; here are the
+Rows B3 to B8. What becomes of the pool afterwards is in `refill`, the choice of zones in `spreading`; here are the
 other choices.
 """
 
@@ -15,10 +15,11 @@ from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Renew, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import held_back
-from orchestrator.planner.leaving import choose_spare, choose_to_drop
+from orchestrator.planner.leaving import choose_to_drop
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
-from orchestrator.planner.spreading import Spread, find_place, is_in_zones, why_no_place, words_of
+from orchestrator.planner.refill import Refill
+from orchestrator.planner.spreading import Spread, is_in_zones, why_no_place, words_of
 
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _SWAP_AFTER = 2
@@ -57,10 +58,12 @@ NO_DEMANDS = Demands()
 
 @dataclass(frozen=True)
 class Sizing:
-    """Steps that change counts; `stuck` says why a count cannot be reached now."""
+    """Steps that change the number of instances; `stuck` says why it cannot be reached now. `refill`: what becomes
+    of the pool when all sets have their instances; None: nothing this time."""
 
     steps: tuple[Step, ...]
     stuck: str = ""
+    refill: Refill | None = None
 
 
 def is_growing(wanted: ScaleSet, members: list[Member]) -> bool:
@@ -77,7 +80,7 @@ def plan_sizes(
     placement: Placement,
     demands: Demands = NO_DEMANDS,
 ) -> Sizing:
-    """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
+    """Steps for the size of the set, and what its pool needs. Shrinking never waits for growing."""
     turnover, repaired = demands.turnover, demands.repaired
     instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
     pool = pool_of(members)
@@ -87,9 +90,8 @@ def plan_sizes(
         leaving = {one.name: one for one in choose_to_drop(wanted, instances, too_many)}
         steps: list[Step] = [_retire(wanted, member) for member in leaving.values()]
         steps += [step for member, step in repaired if member.name not in leaving]
-        reserve = _reserve(wanted, pool, [one for one in instances if one.name not in leaving], placement)
-        refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
-        return Sizing((*steps, *refill), stuck)
+        staying = [one for one in instances if one.name not in leaving]
+        return Sizing(tuple(steps), "", Refill.of(wanted, pool, staying, placement, wanted.standby_target))
     held = held_back(wanted, members, powers, missing, placement.drives)
     more = missing - held if missing > 0 else turnover.surge
     if more > 0:
@@ -98,7 +100,7 @@ def plan_sizes(
         ready = _claimable(wanted, pool, (powers, busy), demands.sources)
         growth = _Growth(wanted, pool, powers, placement, spread, ready)
         grown = _grow(growth, more, turnover.replaced)
-        return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
+        return replace(grown, steps=(*grown.steps, *(step for _, step in repaired)))
     # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place. Ready members
     # that those who wait for drives will take are left to them.
     ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy), demands.sources)[held:]
@@ -109,9 +111,8 @@ def plan_sizes(
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
     growing |= held > 0 or bool(swaps)
     fill_to = wanted.standby_floor if growing else wanted.standby_target
-    steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
     leave = () if held or swaps else turnover.leave  # one of them is away already
-    return Sizing((*swaps, *leave, *steps), stuck)
+    return Sizing((*swaps, *leave), "", Refill.of(wanted, pool, instances, placement, fill_to))
 
 
 def _swap_broken(
@@ -190,12 +191,12 @@ def _grow(growth: _Growth, count: int, replaced: Sequence[str]) -> Sizing:
     for number in range(count):
         step = growth.next_step()
         if step is None:
-            shrink, _ = _plan_pool(wanted, growth.reserve(), placement, 0)
-            return Sizing((*steps, *shrink), why_no_place(wanted, growth.spread, placement))
+            zones = growth.spread.zones
+            placement.keep_room(wanted.name, wanted.spec.machine.memory, zones, count - number)
+            return Sizing(tuple(steps), why_no_place(wanted, growth.spread, placement), growth.refill(0))
         why = f", replacing {replaced[number]} of an older model" if number < len(replaced) else ""
         steps.append(replace(step, reason=step.reason + why))
-    refill, stuck = _plan_pool(wanted, growth.reserve(), placement, wanted.standby_floor)
-    return Sizing((*steps, *refill), stuck)
+    return Sizing(tuple(steps), "", growth.refill(wanted.standby_floor))
 
 
 @dataclass
@@ -230,10 +231,10 @@ class _Growth:
             passed.append(zone)
         return None
 
-    def reserve(self) -> _Reserve:
-        """What the claims have left of the pool."""
+    def refill(self, fill_to: int) -> Refill:
+        """Of what the claims have left of the pool."""
         left = [member for member in self.pool if member.name not in self.claimed]
-        return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
+        return Refill(left, Spread.of(self.wanted, (), self.placement, self.spread.counts), fill_to)
 
     def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
         """The first that would find its drives, else the first."""
@@ -302,40 +303,6 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
     if is_parked(member, wanted, power):
         return ""
     return f"{power.value} instead of {' or '.join(wanted.pool_shares)}"
-
-
-@dataclass(frozen=True)
-class _Reserve:
-    """Members of the pool, and the zones that new ones are spread over."""
-
-    members: list[Member]
-    spread: Spread
-
-
-def _reserve(wanted: ScaleSet, pool: list[Member], instances: list[Member], placement: Placement) -> _Reserve:
-    """Between zones whose pools are equally large, the next instance's zone comes first."""
-    ties = Spread.of(wanted, instances, placement).counts
-    return _Reserve(pool, Spread.of(wanted, (), placement, ties))
-
-
-def _plan_pool(wanted: ScaleSet, reserve: _Reserve, placement: Placement, fill_to: int) -> tuple[list[Step], str]:
-    """Renew what is of an older model, shrink to the target, grow to `fill_to` (which is not above the target)."""
-    stale = [member for member in reserve.members if member.model != wanted.model]
-    steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
-    current = [member for member in reserve.members if member.model == wanted.model]
-    target, spread = wanted.standby_target, reserve.spread
-    for member in choose_spare(wanted, current, len(current) - target, placement):
-        steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
-    spread.counts.update(map(placement.zone_of, current))
-    for _ in range(fill_to - len(current)):
-        place = find_place(wanted, spread, placement)
-        if place is None:
-            return steps, why_no_place(wanted, spread, placement)
-        host = place.host
-        where = f"to {fill_to}{spread.place(host.zone)}{place.passed_over}"
-        reason = f"filling the standby pool of {wanted.name} {where}"
-        steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
-    return steps, ""
 
 
 def _retire(wanted: ScaleSet, member: Member) -> Retire:

@@ -92,6 +92,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
     answer_file = draw(st.sampled_from(["cloud-init", "cloud-init", "cloud-init", "none"]))
     spec = make_spec(
         name=name,
+        machine={"memory": draw(st.sampled_from(["128MiB", "128MiB", "320MiB"]))},
         instances=draw(st.integers(0, room)),
         endpoints=endpoints,
         standby=pool,
