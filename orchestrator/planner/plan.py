@@ -38,6 +38,7 @@ from orchestrator.planner.refill import plan_refill
 from orchestrator.planner.repair import Moment, plan_repairs
 from orchestrator.planner.rollout import Rollout, SetView, note_rollout, plan_rollout, replaces_in_place, view_set
 from orchestrator.planner.sizing import Demands, Sizing, is_growing, plan_sizes
+from orchestrator.planner.spreading import is_stray
 from orchestrator.planner.strangers import plan_hold, strangers, unrecorded
 from orchestrator.planner.world import Desired, sighting_of
 
@@ -143,7 +144,8 @@ def _plan_reserve(one: _SetPlan, context: Context, placement: Placement) -> list
         stuck, sizes = stuck or why, sizes + refill
     sized = {step.member.name for step in sizes if isinstance(step, Claim | Retire | Renew)}
     steps = [step for step in one.steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
-    told, pool_told = note_rollout(one.view, one.rollout), note_pool(wanted, members, one.view.powers)
+    in_place = [member for member in members if not is_stray(member, wanted, placement)]
+    told, pool_told = note_rollout(one.view, one.rollout), note_pool(wanted, in_place, one.view.powers)
     steps = [*([told] if told else []), *steps, *sizes, *([pool_told] if pool_told else [])]
     if _is_under_way(steps, members, observed, busy):
         return steps

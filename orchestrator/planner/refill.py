@@ -11,7 +11,7 @@ from orchestrator.models.members import Member, Role, ScaleSet
 from orchestrator.models.steps import Admit, Retire, Step
 from orchestrator.planner.leaving import choose_spare
 from orchestrator.planner.placement import Placement
-from orchestrator.planner.spreading import Spread, find_place, why_no_place
+from orchestrator.planner.spreading import Spread, find_place, is_stray, why_no_place
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Refill:
 
 
 def plan_refill(wanted: ScaleSet, refill: Refill, placement: Placement) -> tuple[list[Step], str]:
-    """Renew what is of an older model, shrink to the target, grow as far as is asked; and why that is not possible
-    now."""
-    stale = [member for member in refill.members if member.model != wanted.model]
-    steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
-    current = [member for member in refill.members if member.model == wanted.model]
+    """Renew what cannot be claimed any more, shrink to the target, grow as far as is asked; and why that is not
+    possible now."""
+    useless = {one.name: _why_useless(one, wanted, placement) for one in refill.members}
+    steps: list[Step] = [Retire(one, useless[one.name]) for one in refill.members if useless[one.name]]
+    current = [one for one in refill.members if not useless[one.name]]
     target, spread = wanted.standby_target, refill.spread
     for member in choose_spare(wanted, current, len(current) - target, placement):
         steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
@@ -51,3 +51,12 @@ def plan_refill(wanted: ScaleSet, refill: Refill, placement: Placement) -> tuple
         reason = f"filling the standby pool of {wanted.name} {where}"
         steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
     return steps, ""
+
+
+def _why_useless(member: Member, wanted: ScaleSet, placement: Placement) -> str:
+    """Why nobody could claim it, ever; empty if it may be claimed one day."""
+    if member.model != wanted.model:
+        return "its model is not the current one"
+    if is_stray(member, wanted, placement):
+        return f"its zone {placement.zone_of(member)} is not declared any more"
+    return ""

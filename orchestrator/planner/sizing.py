@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
@@ -19,7 +20,7 @@ from orchestrator.planner.leaving import choose_to_drop
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.refill import Refill
-from orchestrator.planner.spreading import Spread, is_in_zones, why_no_place, words_of
+from orchestrator.planner.spreading import Spread, is_declared, is_stray, why_no_place, words_of
 
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _SWAP_AFTER = 2
@@ -97,13 +98,15 @@ def plan_sizes(
     if more > 0:
         staying = [one for one in instances if one.name not in turnover.replaced]
         spread = Spread.of(wanted, staying, placement, placement.zones_without_drives(wanted.name))
-        ready = _claimable(wanted, pool, (powers, busy), demands.sources)
+        here = [one for one in pool if is_declared(placement.zone_of(one), wanted)]
+        ready = _claimable(wanted, here, (powers, busy), demands.sources)
         growth = _Growth(wanted, pool, powers, placement, spread, ready)
         grown = _grow(growth, more, turnover.replaced)
         return replace(grown, steps=(*grown.steps, *(step for _, step in repaired)))
     # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place. Ready members
     # that those who wait for drives will take are left to them.
-    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy), demands.sources)[held:]
+    here = [one for one in pool if is_declared(placement.zone_of(one), wanted) and not turnover.is_on]
+    ready = _claimable(wanted, here, (powers, busy), demands.sources)[held:]
     swaps = _swap_broken(wanted, instances, ready, repaired)
     if any(isinstance(step, Claim | Retire) for step in swaps):  # the pool is another one after it
         return Sizing(tuple(swaps))
@@ -173,13 +176,9 @@ def _claimable(
     state: tuple[Mapping[str, Power], frozenset[str]],
     sources: frozenset[str],
 ) -> list[Member]:
-    """What serves soonest first, of those the oldest; nobody of a zone that is not declared any more."""
+    """What serves soonest first, of those the oldest. `pool`: its members in declared zones."""
     powers, busy = state
-    ready = [
-        member
-        for member in pool
-        if is_in_zones(member, wanted) and is_claimable(member, wanted, powers[member.name], busy)
-    ]
+    ready = [member for member in pool if is_claimable(member, wanted, powers[member.name], busy)]
     speed = {member.name: CLAIM_ORDER.index(parked_state(member, wanted)) for member in ready}
     return sorted(ready, key=lambda one: (speed[one.name], one.name in sources, one.created_at, one.name))
 
@@ -217,6 +216,8 @@ class _Growth:
         here = _queues(self.ready, zone_of)
         self._ready = {zone: _queues(here[zone], lambda one: one.host) for zone in self.spread.zones}
         self._pools = _queues(self.pool, zone_of)
+        strays = [one for one in self.pool if is_stray(one, self.wanted, self.placement)]
+        self._strays = Counter(map(zone_of, strays))
         self._claims: Counter[str] = Counter()  # by zone
         self._misses: dict[tuple[str, bool], str] = {}
 
@@ -266,9 +267,8 @@ class _Growth:
         """Why nobody of that zone's pool was claimed; whoever was claimed was ready, and adds nothing to that."""
         has_claimed = self._claims[zone] > 0
         if (zone, has_claimed) not in self._misses:
-            words = why_not_claimed(
-                self.wanted, self._pools[zone], self.powers, self._claims[zone], self.spread.place(zone)
-            )
+            place, claims = self.spread.place(zone), self._claims[zone]
+            words = why_not_claimed(self.wanted, self._pools[zone], self.powers, claims, place, self._strays)
             self._misses[zone, has_claimed] = words
         return self._misses[zone, has_claimed]
 
@@ -279,12 +279,19 @@ def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset
 
 
 def why_not_claimed(
-    wanted: ScaleSet, pool: Iterable[Member], powers: Mapping[str, Power], claimed: int, place: str = ""
+    wanted: ScaleSet,
+    pool: Iterable[Member],
+    powers: Mapping[str, Power],
+    claimed: int,
+    place: str = "",
+    strays: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all."""
+    """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all;
+    `strays` counts members in zones that are not declared any more."""
     if wanted.spec.standby is None:
         return "the set has no standby pool"
     rest = Counter(_why_passed_over(member, wanted, powers[member.name]) for member in pool)
+    rest.update({f"in zone {zone}, which is not declared any more": count for zone, count in strays.items()})
     rest.pop("", None)
     if rest:
         return f"no ready member left in the standby pool{place}: " + ", ".join(

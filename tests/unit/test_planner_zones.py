@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, Role, ScaleSet
 from orchestrator.models.sightings import HostSighting, Power
-from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, Plan, Retire, Settle, Step
+from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, NotePool, Plan, Retire, Settle, Step
 from orchestrator.planner import plan
 from orchestrator.planner.spreading import even_shares
 from tests.builders import GIB, MIB, NOW, make_member, make_set, make_spec, see_host, see_machine, see_world, wish
@@ -356,9 +356,34 @@ def test_what_is_of_an_older_model_goes_wherever_it_is() -> None:
 # ---- zones that are not declared any more --------------------------------------------------------------------
 
 
-def test_members_of_a_zone_not_declared_any_more_stay() -> None:
-    wanted = zoned(3, pool=2, zones=["a"])
-    assert not retired(steps_for(wanted, [*instances(wanted, "abb"), *spares(wanted, "ab")]))
+def test_instances_of_a_zone_not_declared_any_more_stay() -> None:
+    wanted = zoned(3, pool=1, zones=["a"])
+    assert not retired(steps_for(wanted, [*instances(wanted, "abb"), *spares(wanted, "a")]))
+
+
+@pytest.mark.parametrize(("full", "made"), [("", "aa"), ("a", "")])
+def test_members_of_its_pool_go_and_others_are_made_where_they_can_be_claimed(full: str, made: str) -> None:
+    wanted = replace(zoned(1, pool=2, zones=["a"]), pool=PoolCondition(PoolLevel.FULL))
+    steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "bb")], full=full)
+    assert (retired(steps), admitted(steps, Role.STANDBY)) == (["101", "102"], made)
+    assert {step.reason for step in steps if isinstance(step, Retire)} == {"its zone b is not declared any more"}
+    (told,) = (step for step in steps if isinstance(step, NotePool))
+    assert told.condition.level is PoolLevel.EXHAUSTED
+
+
+def test_a_member_on_a_silent_host_of_such_a_zone_stays_and_counts() -> None:
+    wanted = zoned(1, pool=2, zones=["a"])
+    steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "ab")], silent="b")
+    assert (retired(steps), admitted(steps, Role.STANDBY)) == ([], "")
+
+
+def test_a_member_whose_host_came_into_a_declared_zone_is_one_of_that_zone() -> None:
+    wanted = zoned(2, pool=1, zones=["a"])
+    members = [*instances(wanted, "a"), *spares(wanted, "b")]
+    seen = hosts(members)
+    moved = see_world(seen["a"], replace(seen["b"], zone="a"))
+    steps = plan(wish(wanted, members=members), moved, {}, NOW).steps
+    assert ([step.member.name for step in steps if isinstance(step, Claim)], retired(steps)) == (["web-00101"], [])
 
 
 @pytest.mark.parametrize("policy", ["balanced", "newest", "oldest"])
@@ -377,6 +402,8 @@ def test_nobody_is_claimed_out_of_them() -> None:
     wanted = zoned(2, pool=1, zones=["a"])
     steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "b")])
     assert (claimed(steps), admitted(steps)) == ("", "a")
+    why = "no ready member left in the standby pool in zone a: 1 in zone b, which is not declared any more"
+    assert reasons(steps, Admit)[0] == f"creating an instance of web in zone a cold: {why}"
 
 
 # ---- a member in place of one that failed --------------------------------------------------------------------
@@ -484,6 +511,14 @@ def test_instances_and_pool_of_all_zones_stay_even_through_any_resize(first: int
         for role in Role:
             counts = [zones_in(world, role)[zone] for zone in "abc"]
             assert max(counts) - min(counts) <= 1
+
+
+@many
+@given(spread_worlds())
+def test_in_the_end_the_whole_pool_can_be_claimed(start: World) -> None:
+    end = at_rest(start)
+    assert why_not_converged(end, end.sets["web"]) == ""
+    assert set(zones_in(end, Role.STANDBY)) <= set(declared_zones(end))
 
 
 @many
