@@ -89,6 +89,7 @@ def make_member(wanted: ScaleSet | None = None, suffix: str = "00001", **fields:
         "failures": 0,
         "created_at": NOW - 500 + number,
         "phase_since": NOW - 100,
+        "memory": wanted.spec.machine.memory,
     }
     return Member(**{**given, **_knowing(**{**given, **fields})})
 

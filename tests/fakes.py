@@ -581,7 +581,8 @@ class FakeHypervisor:
     def _find(self, domain: str, power: Power) -> FoundMachine:
         machine = self.machines[domain]
         member, disks = machine.blueprint.member, frozenset(machine.disks | machine.live)
-        return FoundMachine(domain, member, self._name, self._zone, power, machine.tag, disks)
+        memory = machine.blueprint.memory
+        return FoundMachine(domain, member, self._name, self._zone, power, machine.tag, disks, memory)
 
     def console_tail(self, domain: str, incarnation: int, size: int = 4096) -> str:
         with self._lock:

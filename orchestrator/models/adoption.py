@@ -15,7 +15,8 @@ from orchestrator.models.storage import Drive
 
 @dataclass(frozen=True)
 class FoundMachine:
-    """A domain of this installation. `disks`: the volumes of our pool that it has, now or from its next start on.
+    """A domain of this installation. `disks`: the volumes of our pool that it has, now or from its next start on;
+    `memory`: bytes.
 
     `tag` None: an older version made it, and its tag does not say enough.
     """
@@ -27,6 +28,7 @@ class FoundMachine:
     power: Power
     tag: OwnerTag | None
     disks: frozenset[str] = frozenset()
+    memory: int = 0
 
 
 @dataclass(frozen=True)

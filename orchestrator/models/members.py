@@ -97,7 +97,8 @@ class Member:
     out of rotation because it restarts over and over. `told` is what its guest was told since
     it booted, `entered` whether this body has been in service, or has run on_claim; `served` whether the instance
     has been, with any body, or has taken the place of one that had been. `storage_since` is the
-    incarnation with which its local storage began, `drives` are those it holds.
+    incarnation with which its local storage began, `drives` are those it holds. `memory` (bytes) is what its
+    machine has, or the next one if that is more, until it is there; 0: an older version recorded it, nobody knows.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Member:
     storage_since: int = 1
     last_failure: str = ""
     served: bool = False
+    memory: int = 0
     drives: tuple[Drive, ...] = ()
 
     @property

@@ -176,6 +176,7 @@ def rebuild_member(machine: FoundMachine, tag: OwnerTag, known: Known, now: floa
         entered=tag.state in (TagState.SERVING, TagState.STOPPED),
         served=tag.state in (TagState.SERVING, TagState.STOPPED),
         storage_since=_storage_since(machine, known.prefix, tag.member),
+        memory=machine.memory,
     )
 
 

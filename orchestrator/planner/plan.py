@@ -6,7 +6,7 @@ Pure: the same wish, sighting, work under way and moment give the same steps. A 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.lifecycle.table import HOPELESS, UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
@@ -34,16 +34,19 @@ from orchestrator.planner.member import MemberPlan, MemberView, plan_member
 from orchestrator.planner.parking import assign_states, parked_state, pool_of
 from orchestrator.planner.placement import Placement
 from orchestrator.planner.pool_condition import note_pool
+from orchestrator.planner.refill import plan_refill
 from orchestrator.planner.repair import Moment, plan_repairs
 from orchestrator.planner.rollout import (
     Rollout,
     RolloutState,
+    SetView,
     note_rollout,
     plan_rollout,
     replaces_in_place,
     view_set,
 )
-from orchestrator.planner.sizing import Demands, is_growing, plan_sizes
+from orchestrator.planner.sizing import Demands, Sizing, is_growing, plan_sizes
+from orchestrator.planner.spreading import is_stray
 from orchestrator.planner.strangers import plan_hold, strangers, unrecorded
 from orchestrator.planner.world import Desired, sighting_of
 
@@ -79,13 +82,15 @@ def plan(
     matches = _balancer_matches(config.digest(), bool(config.frontends), observed)
     steps: list[Step] = [] if matches else [ConvergeBalancer(config, _balancer_reason(observed))]
     wakes: list[float] = []
-    # Between sets too, what waits for a machine comes before a refill: memory is given in this order.
-    for wanted in sorted(desired.sets, key=lambda one: not is_growing(one, by_set[one.name])):
-        members = by_set[wanted.name]
-        context = (desired, observed, others, now, matches, goldens)
-        set_steps, set_wakes = _plan_set(wanted, members, context, placement)
-        steps += set_steps
-        wakes += set_wakes
+    context = (desired, observed, others, now, matches, goldens)
+    # Between sets too, memory is given to missing instances first, then to what a rollout makes beforehand, and to
+    # refills last.
+    ordered = sorted(desired.sets, key=lambda one: not is_growing(one, by_set[one.name]))
+    plans = [_plan_instances(wanted, by_set[wanted.name], context, placement) for wanted in ordered]
+    placement.begin_refills()
+    for one in plans:
+        steps += _plan_reserve(one, context, placement)
+        wakes += one.wakes
     steps = goldens.add(steps)
     wakes += goldens.wakes
     leaks = unrecorded(desired.members, desired.prefix, observed)
@@ -97,20 +102,31 @@ def plan(
     if leaks - suspects:
         wakes.append(now + LEAK_LOOK)
     boots = Boots(desired, observed, busy, now)
-    ordered = boots.hold(sorted(steps, key=_urgency))
+    begun = boots.hold(sorted(steps, key=_urgency))
     waits = plan_waits([*goldens.waiting, *boots.waiting])
     wakes += boots.wakes
-    return Plan((*waits, *ordered), min(wakes, default=None), leaks - suspects)
+    return Plan((*waits, *begun), min(wakes, default=None), leaks - suspects)
 
 
 Context = tuple[Desired, Observed, Mapping[str, EffectKind], float, bool, Goldens]
 """Wish, sighting, work under way, moment, whether the load balancer is as it should be, and golden images."""
 
 
-def _plan_set(
-    wanted: ScaleSet, members: list[Member], context: Context, placement: Placement
-) -> tuple[list[Step], list[float]]:
-    desired, observed, busy, now, balancer_matches, goldens = context
+@dataclass
+class _SetPlan:
+    """One set, its instances planned; its pool waits until those of all sets are."""
+
+    view: SetView
+    members: list[Member]
+    rollout: Rollout
+    sizing: Sizing
+    steps: list[Step]
+    waits: list[MemberPlan]
+    wakes: list[float] = field(default_factory=list)
+
+
+def _plan_instances(wanted: ScaleSet, members: list[Member], context: Context, placement: Placement) -> _SetPlan:
+    desired, observed, busy, now, _, goldens = context
     has_room = placement.has_room(wanted.spec.machine.memory, wanted.spec.zones)
     view = view_set(wanted, members, (desired.prefix, observed), has_room, now)
     rollout = plan_rollout(view, replaces_in_place(wanted))
@@ -124,13 +140,24 @@ def _plan_set(
     wakes = [wait.until for wait in waits if wait.until is not None] + repairs.wakes
     demands = Demands(repairs.replaced, rollout.turnover, goldens.sources)
     sizing = plan_sizes(wanted, members, view.powers, frozenset(busy), placement, demands)
-    sized = {step.member.name for step in sizing.steps if isinstance(step, Claim | Retire | Renew)}
-    steps = [step for step in steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
-    steps += sizing.steps
-    told, pool_told = note_rollout(view, rollout), note_pool(wanted, members, view.powers)
-    steps = [*([told] if told else []), *steps, *([pool_told] if pool_told else [])]
+    return _SetPlan(view, members, rollout, sizing, steps, waits, wakes)
+
+
+def _plan_reserve(one: _SetPlan, context: Context, placement: Placement) -> list[Step]:
+    """All steps of the set: those for its pool, what is told, and what it waits for."""
+    _, observed, busy, _, balancer_matches, _ = context
+    wanted, members, sizing, waits = one.view.wanted, one.members, one.sizing, one.waits
+    stuck, sizes = sizing.stuck, list(sizing.steps)
+    if sizing.refill is not None:
+        refill, why = plan_refill(wanted, sizing.refill, placement)
+        stuck, sizes = stuck or why, sizes + refill
+    sized = {step.member.name for step in sizes if isinstance(step, Claim | Retire | Renew)}
+    steps = [step for step in one.steps if isinstance(step, Interrupt) or _member_of(step) not in sized]
+    in_place = [member for member in members if not is_stray(member, wanted, placement)]
+    told, pool_told = note_rollout(one.view, one.rollout), note_pool(wanted, in_place, one.view.powers)
+    steps = [*([told] if told else []), *steps, *sizes, *([pool_told] if pool_told else [])]
     if _is_under_way(steps, members, observed, busy):
-        return steps, wakes
+        return steps
     waits += [MemberPlan(waiting=observed.troubled[_member_of(step)], is_stuck=True) for step in steps]
     if wanted.spec.endpoints and not (wanted.deleting and not members) and not balancer_matches:
         trouble = observed.balancer.trouble
@@ -138,7 +165,7 @@ def _plan_set(
     elif wanted.deleting and not members and wanted.spec.endpoints and _is_waited_for(observed, balancer_matches):
         # Its record goes last: whoever asks again after a crash finds what there is still to do.
         waits.append(MemberPlan(waiting="the load balancer is changed"))
-    return [*steps, *_conclude(wanted, members, waits, sizing.stuck)], wakes
+    return [*steps, *_conclude(wanted, members, waits, stuck)]
 
 
 def _is_under_way(

@@ -153,8 +153,7 @@ def plan_rollout(view: SetView, in_place: bool) -> Rollout:
     if view.wanted.deleting or not (outdated or _is_unfinished(view)):
         return Rollout()
     staying = [member for member in outdated if member.role is Role.INSTANCE and not _renews_itself(member)]
-    surge, _ = bounds_of(view.wanted)
-    held = Turnover(is_on=True, spare=0 if in_place else min(surge, len(staying)))
+    held = Turnover(is_on=True, spare=0 if in_place else _spare(view, staying))
     failed = _find_failed(view)
     if failed is not None:
         return _stopped(view.wanted, failed, outdated, held)
@@ -164,6 +163,16 @@ def plan_rollout(view: SetView, in_place: bool) -> Rollout:
     turnover = _renew(view, ready, held) if in_place else _replace(view, ready, held)
     waiting = None if turnover.leave or turnover.surge else _wait(view, ready)
     return Rollout(RolloutState.ROLLING, turnover, waiting=waiting)
+
+
+def _spare(view: SetView, staying: list[Member]) -> int:
+    """How many instances above the declared number have a purpose: each of the current model that is to take the
+    place of one of `staying`. What failed of another model, and would start over, has none."""
+    surge, _ = bounds_of(view.wanted)
+    current = sum(view.is_current(one) for one in view.instances)
+    useless = sum(one.phase is Phase.FAILED and not view.is_current(one) for one in view.instances)
+    surplus = len(view.instances) - useless - view.wanted.wanted_instances
+    return max(min(surge, len(staying), current, surplus), 0)
 
 
 def _renews_itself(member: Member) -> bool:

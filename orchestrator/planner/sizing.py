@@ -1,6 +1,6 @@
-"""How many: scale-out from the pool, cold creation for the rest, scale-in by policy, the pool's own size.
+"""How many instances: scale-out from the pool, cold creation for the rest, scale-in by policy.
 
-Rows B3 to B8. The arithmetic is in `ScaleSet.standby_target`, the choice of zones in `spreading`; here are the
+Rows B3 to B8. What becomes of the pool afterwards is in `refill`, the choice of zones in `spreading`; here are the
 other choices.
 """
 
@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.sightings import Power
 from orchestrator.models.steps import Admit, Claim, Renew, Retire, Step
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import held_back
-from orchestrator.planner.leaving import choose_spare, choose_to_drop
+from orchestrator.planner.leaving import choose_to_drop
 from orchestrator.planner.parking import CLAIM_ORDER, is_parked, parked_state, pool_of
 from orchestrator.planner.placement import Placement
-from orchestrator.planner.spreading import Spread, find_place, is_in_zones, why_no_place, words_of
+from orchestrator.planner.refill import Refill
+from orchestrator.planner.spreading import Spread, is_declared, is_stray, why_no_place, words_of
 
 _ON_ITS_WAY = frozenset({Phase.CREATING, Phase.PROVISIONING, Phase.STARTING})
 _SWAP_AFTER = 2
@@ -57,10 +59,12 @@ NO_DEMANDS = Demands()
 
 @dataclass(frozen=True)
 class Sizing:
-    """Steps that change counts; `stuck` says why a count cannot be reached now."""
+    """Steps that change the number of instances; `stuck` says why it cannot be reached now. `refill`: what becomes
+    of the pool when all sets have their instances; None: nothing this time."""
 
     steps: tuple[Step, ...]
     stuck: str = ""
+    refill: Refill | None = None
 
 
 def is_growing(wanted: ScaleSet, members: list[Member]) -> bool:
@@ -77,7 +81,7 @@ def plan_sizes(
     placement: Placement,
     demands: Demands = NO_DEMANDS,
 ) -> Sizing:
-    """Steps for the size of the set and of its pool. Shrinking never waits for growing."""
+    """Steps for the size of the set, and what its pool needs. Shrinking never waits for growing."""
     turnover, repaired = demands.turnover, demands.repaired
     instances = [member for member in members if member.role is Role.INSTANCE and not member.is_leaving]
     pool = pool_of(members)
@@ -87,21 +91,22 @@ def plan_sizes(
         leaving = {one.name: one for one in choose_to_drop(wanted, instances, too_many)}
         steps: list[Step] = [_retire(wanted, member) for member in leaving.values()]
         steps += [step for member, step in repaired if member.name not in leaving]
-        reserve = _reserve(wanted, pool, [one for one in instances if one.name not in leaving], placement)
-        refill, stuck = _plan_pool(wanted, reserve, placement, wanted.standby_target)
-        return Sizing((*steps, *refill), stuck)
+        staying = [one for one in instances if one.name not in leaving]
+        return Sizing(tuple(steps), "", Refill.of(wanted, pool, staying, placement, wanted.standby_target))
     held = held_back(wanted, members, powers, missing, placement.drives)
     more = missing - held if missing > 0 else turnover.surge
     if more > 0:
         staying = [one for one in instances if one.name not in turnover.replaced]
         spread = Spread.of(wanted, staying, placement, placement.zones_without_drives(wanted.name))
-        ready = _claimable(wanted, pool, (powers, busy), demands.sources)
+        here = [one for one in pool if is_declared(placement.zone_of(one), wanted)]
+        ready = _claimable(wanted, here, (powers, busy), demands.sources)
         growth = _Growth(wanted, pool, powers, placement, spread, ready)
         grown = _grow(growth, more, turnover.replaced)
-        return Sizing((*grown.steps, *(step for _, step in repaired)), grown.stuck)
+        return replace(grown, steps=(*grown.steps, *(step for _, step in repaired)))
     # While a model is rolled out, what fails of it is the reason to stop: nobody takes its place. Ready members
     # that those who wait for drives will take are left to them.
-    ready = [] if turnover.is_on else _claimable(wanted, pool, (powers, busy), demands.sources)[held:]
+    here = [one for one in pool if is_declared(placement.zone_of(one), wanted) and not turnover.is_on]
+    ready = _claimable(wanted, here, (powers, busy), demands.sources)[held:]
     swaps = _swap_broken(wanted, instances, ready, repaired)
     if any(isinstance(step, Claim | Retire) for step in swaps):  # the pool is another one after it
         return Sizing(tuple(swaps))
@@ -109,9 +114,8 @@ def plan_sizes(
     growing = any(member.phase in _ON_ITS_WAY and powers[member.name] is not Power.UNKNOWN for member in instances)
     growing |= held > 0 or bool(swaps)
     fill_to = wanted.standby_floor if growing else wanted.standby_target
-    steps, stuck = _plan_pool(wanted, _reserve(wanted, pool, instances, placement), placement, fill_to)
     leave = () if held or swaps else turnover.leave  # one of them is away already
-    return Sizing((*swaps, *leave, *steps), stuck)
+    return Sizing((*swaps, *leave), "", Refill.of(wanted, pool, instances, placement, fill_to))
 
 
 def _swap_broken(
@@ -174,13 +178,9 @@ def _claimable(
     state: tuple[Mapping[str, Power], frozenset[str]],
     sources: frozenset[str],
 ) -> list[Member]:
-    """What serves soonest first, of those the oldest; nobody of a zone that is not declared any more."""
+    """What serves soonest first, of those the oldest. `pool`: its members in declared zones."""
     powers, busy = state
-    ready = [
-        member
-        for member in pool
-        if is_in_zones(member, wanted) and is_claimable(member, wanted, powers[member.name], busy)
-    ]
+    ready = [member for member in pool if is_claimable(member, wanted, powers[member.name], busy)]
     speed = {member.name: CLAIM_ORDER.index(parked_state(member, wanted)) for member in ready}
     return sorted(ready, key=lambda one: (speed[one.name], one.name in sources, one.created_at, one.name))
 
@@ -192,12 +192,12 @@ def _grow(growth: _Growth, count: int, replaced: Sequence[str]) -> Sizing:
     for number in range(count):
         step = growth.next_step()
         if step is None:
-            shrink, _ = _plan_pool(wanted, growth.reserve(), placement, 0)
-            return Sizing((*steps, *shrink), why_no_place(wanted, growth.spread, placement))
+            zones = growth.spread.zones
+            placement.keep_room(wanted.name, wanted.spec.machine.memory, zones, count - number)
+            return Sizing(tuple(steps), why_no_place(wanted, growth.spread, placement), growth.refill(0))
         why = f", replacing {replaced[number]} of an older model" if number < len(replaced) else ""
         steps.append(replace(step, reason=step.reason + why))
-    refill, stuck = _plan_pool(wanted, growth.reserve(), placement, wanted.standby_floor)
-    return Sizing((*steps, *refill), stuck)
+    return Sizing(tuple(steps), "", growth.refill(wanted.standby_floor))
 
 
 @dataclass
@@ -218,6 +218,8 @@ class _Growth:
         here = _queues(self.ready, zone_of)
         self._ready = {zone: _queues(here[zone], lambda one: one.host) for zone in self.spread.zones}
         self._pools = _queues(self.pool, zone_of)
+        strays = [one for one in self.pool if is_stray(one, self.wanted, self.placement)]
+        self._strays = Counter(map(zone_of, strays))
         self._claims: Counter[str] = Counter()  # by zone
         self._misses: dict[tuple[str, bool], str] = {}
 
@@ -232,10 +234,10 @@ class _Growth:
             passed.append(zone)
         return None
 
-    def reserve(self) -> _Reserve:
-        """What the claims have left of the pool."""
+    def refill(self, fill_to: int) -> Refill:
+        """Of what the claims have left of the pool."""
         left = [member for member in self.pool if member.name not in self.claimed]
-        return _Reserve(left, Spread.of(self.wanted, (), self.placement, self.spread.counts))
+        return Refill(left, Spread.of(self.wanted, (), self.placement, self.spread.counts), fill_to)
 
     def _claim_in(self, zone: str, passed: list[str]) -> Claim | None:
         """The first that would find its drives, else the first."""
@@ -267,9 +269,8 @@ class _Growth:
         """Why nobody of that zone's pool was claimed; whoever was claimed was ready, and adds nothing to that."""
         has_claimed = self._claims[zone] > 0
         if (zone, has_claimed) not in self._misses:
-            words = why_not_claimed(
-                self.wanted, self._pools[zone], self.powers, self._claims[zone], self.spread.place(zone)
-            )
+            place, claims = self.spread.place(zone), self._claims[zone]
+            words = why_not_claimed(self.wanted, self._pools[zone], self.powers, claims, place, self._strays)
             self._misses[zone, has_claimed] = words
         return self._misses[zone, has_claimed]
 
@@ -280,12 +281,19 @@ def is_claimable(member: Member, wanted: ScaleSet, power: Power, busy: frozenset
 
 
 def why_not_claimed(
-    wanted: ScaleSet, pool: Iterable[Member], powers: Mapping[str, Power], claimed: int, place: str = ""
+    wanted: ScaleSet,
+    pool: Iterable[Member],
+    powers: Mapping[str, Power],
+    claimed: int,
+    place: str = "",
+    strays: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all."""
+    """The reason of a pool miss, in words (row D3). `pool` and `claimed` are those of `place`, a zone or all;
+    `strays` counts members in zones that are not declared any more."""
     if wanted.spec.standby is None:
         return "the set has no standby pool"
     rest = Counter(_why_passed_over(member, wanted, powers[member.name]) for member in pool)
+    rest.update({f"in zone {zone}, which is not declared any more": count for zone, count in strays.items()})
     rest.pop("", None)
     if rest:
         return f"no ready member left in the standby pool{place}: " + ", ".join(
@@ -304,40 +312,6 @@ def _why_passed_over(member: Member, wanted: ScaleSet, power: Power) -> str:
     if is_parked(member, wanted, power):
         return ""
     return f"{power.value} instead of {' or '.join(wanted.pool_shares)}"
-
-
-@dataclass(frozen=True)
-class _Reserve:
-    """Members of the pool, and the zones that new ones are spread over."""
-
-    members: list[Member]
-    spread: Spread
-
-
-def _reserve(wanted: ScaleSet, pool: list[Member], instances: list[Member], placement: Placement) -> _Reserve:
-    """Between zones whose pools are equally large, the next instance's zone comes first."""
-    ties = Spread.of(wanted, instances, placement).counts
-    return _Reserve(pool, Spread.of(wanted, (), placement, ties))
-
-
-def _plan_pool(wanted: ScaleSet, reserve: _Reserve, placement: Placement, fill_to: int) -> tuple[list[Step], str]:
-    """Renew what is of an older model, shrink to the target, grow to `fill_to` (which is not above the target)."""
-    stale = [member for member in reserve.members if member.model != wanted.model]
-    steps: list[Step] = [Retire(member, "its model is not the current one") for member in stale]
-    current = [member for member in reserve.members if member.model == wanted.model]
-    target, spread = wanted.standby_target, reserve.spread
-    for member in choose_spare(wanted, current, len(current) - target, placement):
-        steps.append(Retire(member, f"the standby pool of {wanted.name} holds {target}"))
-    spread.counts.update(map(placement.zone_of, current))
-    for _ in range(fill_to - len(current)):
-        place = find_place(wanted, spread, placement)
-        if place is None:
-            return steps, why_no_place(wanted, spread, placement)
-        host = place.host
-        where = f"to {fill_to}{spread.place(host.zone)}{place.passed_over}"
-        reason = f"filling the standby pool of {wanted.name} {where}"
-        steps.append(Admit(wanted.name, Role.STANDBY, host.name, host.zone, reason))
-    return steps, ""
 
 
 def _retire(wanted: ScaleSet, member: Member) -> Retire:

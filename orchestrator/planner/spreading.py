@@ -73,7 +73,18 @@ def even_shares(zones: tuple[str, ...], total: int, present: Mapping[str, int]) 
 
 def is_in_zones(member: Member, wanted: ScaleSet) -> bool:
     """False for a member of a zone that is not declared any more."""
-    return not wanted.spec.zones or member.zone in wanted.spec.zones
+    return is_declared(member.zone, wanted)
+
+
+def is_declared(zone: str, wanted: ScaleSet) -> bool:
+    """Without any, all zones are."""
+    return not wanted.spec.zones or zone in wanted.spec.zones
+
+
+def is_stray(member: Member, wanted: ScaleSet, placement: Placement) -> bool:
+    """In a zone that is not declared any more, on a host that answers: of any other nothing is known."""
+    host = placement.hosts.get(member.host)
+    return host is not None and host.answers and not is_declared(placement.zone_of(member), wanted)
 
 
 def find_place(wanted: ScaleSet, spread: Spread, placement: Placement) -> Place | None:

@@ -17,6 +17,7 @@ from orchestrator.models.steps import (
     Repair,
     Retire,
 )
+from orchestrator.store.rows import read_spec
 from orchestrator.store.tables import members
 
 _LONGEST_FAILURE = 2000  # characters: a sentence and the end of a console
@@ -63,6 +64,33 @@ def next_columns(step: Advance, now: float) -> dict[str, Any]:
     if step.is_held:
         values["unhealthy_since"] = now
     return values | tries_after(step)
+
+
+def new_body(step: Advance, declared: Any, image_digest: str) -> dict[str, Any]:
+    """Columns of a member that begins a new incarnation; `declared` is the row of its set."""
+    member = step.member
+    values: dict[str, Any] = {
+        "incarnation": member.incarnation + 1,
+        "model": declared.model,
+        "image_digest": image_digest,
+        "parked": None,
+        "restarts": 0,
+        "told": None,
+        "entered": False,
+        # Until the new one is made, the machine of before may be there.
+        "memory": max(member.memory, read_spec(declared.spec).machine.memory),
+    }
+    if declared.model != member.model:
+        values |= NO_FAILURES  # those of another model say nothing about this one
+    if step.new_storage:
+        values["storage_since"] = member.incarnation + 1
+    return values
+
+
+def made_body(member: Member, declared: Any) -> dict[str, Any]:
+    """Columns of a member whose machine was made; `declared` is the row of its set. If that is of another model by
+    now, the machine may be of the one or the other."""
+    return {"memory": read_spec(declared.spec).machine.memory} if declared.model == member.model else {}
 
 
 def tries_after(step: Advance) -> dict[str, Any]:

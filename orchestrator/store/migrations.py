@@ -39,5 +39,6 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE members ADD COLUMN served BOOLEAN DEFAULT FALSE NOT NULL",
         # Who gets a new body just now has served before, unless it is the first one.
         "UPDATE members SET served = TRUE WHERE role = 'instance' AND (entered = TRUE OR incarnation > 1)",
+        "ALTER TABLE members ADD COLUMN memory BIGINT DEFAULT 0 NOT NULL",
     ),
 }

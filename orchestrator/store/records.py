@@ -36,7 +36,16 @@ from orchestrator.models.steps import (
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.drives import Holder
 from orchestrator.planner.repair import gave_up
-from orchestrator.store.changes import NO_FAILURES, as_planned, counted, has_drives, next_columns, plain_change
+from orchestrator.store.changes import (
+    NO_FAILURES,
+    as_planned,
+    counted,
+    has_drives,
+    made_body,
+    new_body,
+    next_columns,
+    plain_change,
+)
 from orchestrator.store.departed import is_departed, remember_departed
 from orchestrator.store.drives import hold_drives, mark_made, pass_on_failures, release_drives
 from orchestrator.store.fence import Fence
@@ -49,6 +58,7 @@ from orchestrator.store.tables import events, facts, images, members, sets
 KEPT_EVENTS = 20_000
 # What a guest was told does not outlive these: its phase is told again.
 _OFF_OR_ON = frozenset({EffectKind.START, EffectKind.SHUT_DOWN, EffectKind.HIBERNATE})
+_MAKES = frozenset({EffectKind.CREATE, EffectKind.FORK})
 
 
 class Recorder:
@@ -140,6 +150,8 @@ class Recorder:
             if following is not member.phase or is_restart:  # which begins a start, or begins it anew
                 values |= {"phase": following.value, "phase_since": self._store.now()}
                 values |= NO_FAILURES if following is Phase.STANDBY else {}
+                if kind in _MAKES:
+                    values |= made_body(member, self._set_row(connection, member.set_name))
             if not values:
                 return True
             return self._change(connection, member, f"{reason}: done", following.value, values)
@@ -231,6 +243,7 @@ class Recorder:
                 failures=0,
                 created_at=now,
                 phase_since=now,
+                memory=read_spec(row.spec).machine.memory,
             )
         )
         self._note(connection, step.set_name, name, step.event or "admitted", step.reason)
@@ -271,7 +284,10 @@ class Recorder:
         return max((drive.failures for drive, _words in changes), default=0)
 
     def _spec(self, connection: Connection, set_name: str) -> ScaleSetSpec:
-        return read_spec(connection.execute(select(sets.c.spec).where(sets.c.name == set_name)).scalar_one())
+        return read_spec(self._set_row(connection, set_name).spec)
+
+    def _set_row(self, connection: Connection, set_name: str) -> Any:
+        return connection.execute(select(sets).where(sets.c.name == set_name)).one()
 
     def _allot_name(self, connection: Connection, set_name: str) -> tuple[str, str]:
         """(name, MAC) that nobody has, nor the name of one that was let go."""
@@ -292,7 +308,10 @@ class Recorder:
         return str(connection.execute(select(images.c.digest).where(key)).scalar_one())
 
     def _advance(self, connection: Connection, step: Advance) -> bool:
-        values = self._new_body(connection, step) if step.new_body else {}
+        values: dict[str, Any] = {}
+        if step.new_body:
+            declared = self._set_row(connection, step.member.set_name)
+            values = new_body(step, declared, self._image_digest(connection, declared))
         values |= next_columns(step, self._store.now())
         kind = "unhealthy" if step.is_held else step.phase.value
         done = self._change(connection, step.member, step.reason, kind, values)
@@ -303,24 +322,6 @@ class Recorder:
             member = step.member
             self._hold_drives(connection, Holder(member.name, member.set_name, member.host))
         return done
-
-    def _new_body(self, connection: Connection, step: Advance) -> dict[str, Any]:
-        member = step.member
-        row = connection.execute(select(sets).where(sets.c.name == member.set_name)).one()
-        values: dict[str, Any] = {
-            "incarnation": member.incarnation + 1,
-            "model": row.model,
-            "image_digest": self._image_digest(connection, row),
-            "parked": None,
-            "restarts": 0,
-            "told": None,
-            "entered": False,
-        }
-        if row.model != member.model:
-            values |= NO_FAILURES  # those of another model say nothing about this one
-        if step.new_storage:
-            values["storage_since"] = member.incarnation + 1
-        return values
 
     def _note_if_last_try(self, connection: Connection, member: Member, failures: int, reason: str) -> None:
         """After a try that failed: say that the instance is given up, if it was the last one (row D4)."""

@@ -104,6 +104,7 @@ def read_member(row: Any, drives: tuple[Drive, ...] = ()) -> Member:
         storage_since=row.storage_since,
         last_failure=row.last_failure,
         served=row.served,
+        memory=row.memory,
         drives=drives,
     )
 

@@ -74,6 +74,7 @@ members = Table(
     Column("storage_since", Integer, nullable=False, default=1),
     Column("last_failure", Text, nullable=False, default=""),
     Column("served", Boolean, nullable=False, default=False),
+    Column("memory", BigInteger, nullable=False, default=0),
     UniqueConstraint("address", name="one_machine_per_address"),
     UniqueConstraint("mac", name="one_machine_per_mac"),
 )

@@ -769,6 +769,7 @@ def test_a_survey_finds_machines_with_their_tags_and_disks_and_says_who_else_is_
     assert (machine.domain, machine.member, machine.power) == (made.domain, "web-1", Power.RUNNING)
     assert (machine.host, machine.zone) == (lab.hypervisor.name, lab.hypervisor.zone)
     assert machine.tag == made.tag()
+    assert machine.memory == made.memory
     assert volume in machine.disks
     assert found.volumes[volume] == 16 * MIB
     assert found.foreign == (f"{lab.prefix}-web-f0r31",)

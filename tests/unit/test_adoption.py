@@ -50,7 +50,8 @@ def find(member: Member, wanted: ScaleSet, power: Power, **fields: object) -> Fo
         disks.add(local_volume(PREFIX, member.name, member.storage_since))
     tag = tag_for(member, INSTALLATION, wanted.image.ref, tag_state(member, wanted))
     domain = domain_name(PREFIX, member.name)
-    found = FoundMachine(domain, member.name, member.host, member.zone, power, tag, frozenset(disks))
+    where = member.host, member.zone
+    found = FoundMachine(domain, member.name, *where, power, tag, frozenset(disks), member.memory)
     return replace(found, **fields)  # type: ignore[arg-type]
 
 
@@ -89,6 +90,7 @@ def resting(draw: st.DrawFn, wanted: ScaleSet, number: int) -> tuple[Member, Pow
         created_at=draw(st.floats(0, NOW, allow_nan=False)),
         told=None,
         entered=role is Role.INSTANCE and phase is not Phase.PROVISIONING,
+        memory=draw(st.sampled_from([128 * MIB, 256 * MIB])),
     )
     return member, power
 

@@ -55,6 +55,7 @@ def test_any_column_that_changes_is_seen(storage: Storage) -> None:
         "storage_since": 4,
         "last_failure": "no net",
         "served": True,
+        "memory": 2**40,
     }
     assert {*values, "name", "set_name"} == set(members.c.keys())
     for column, value in values.items():

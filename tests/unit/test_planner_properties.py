@@ -245,9 +245,13 @@ def test_what_cannot_be_reached_now_is_said_by_the_set(start: World) -> None:
             assert member.host in wanted.stuck
 
 
-@some
-@given(worlds(memory=4 * 128 * MIB))
-def test_without_room_the_set_says_what_is_missing_and_memory_is_never_overcommitted(start: World) -> None:
+@many
+@given(worlds(memory=4 * 128 * MIB) | worlds(memory=8 * 128 * MIB), st.booleans())
+def test_without_room_the_set_says_what_is_missing_and_memory_is_never_overcommitted(
+    start: World, is_smaller: bool
+) -> None:
+    """`is_smaller`: the model that is rolled out has half the memory of the one before."""
+    start = _with_larger_machines(start) if is_smaller else start
     booked = _committed(start)
     world = start
     for _ in range(120):
@@ -262,10 +266,50 @@ def test_without_room_the_set_says_what_is_missing_and_memory_is_never_overcommi
         assert not missing or "MiB of memory to give" in wanted.stuck
 
 
+def _with_larger_machines(world: World) -> World:
+    """Those of the older model."""
+    larger = {
+        name: replace(one, memory=2 * world.sets[one.set_name].spec.machine.memory)
+        for name, one in world.members.items()
+        if one.model == OLD_MODEL
+    }
+    sizes = {domain_name(PREFIX, name): one.memory for name, one in larger.items()}
+    return replace(world, members={**world.members, **larger}, sizes={**world.sizes, **sizes})
+
+
+@some
+@given(worlds(memory=5 * 128 * MIB, deleting=False))
+def test_no_refill_takes_what_an_instance_waits_for(start: World) -> None:
+    """Of the hosts that could hold it one is left alone, or all of them are kept for others that wait."""
+    world = start
+    for _ in range(40):
+        made = world.plan()
+        refilled = {step.host for step in made.steps if isinstance(step, Admit) and step.role is Role.STANDBY}
+        for wanted in world.sets.values():
+            memory = wanted.spec.machine.memory
+            able = {name for name, host in world.hosts.items() if host.memory_total >= memory}
+            waits = _missing_after(world, wanted, made) > 0 and not wanted.spec.drives
+            event(f"{'somebody waits' if waits else 'nobody waits'}, {min(len(refilled), 1)} filled")
+            assert not waits or not able or able - refilled
+        world, made = after_turn(world)
+        if not made.steps and made.wake_at is None:
+            break
+
+
+def _missing_after(world: World, wanted: ScaleSet, made: Plan) -> int:
+    """Instances that are missing and not begun by the plan."""
+    begun = [step for step in _admissions(made.steps, wanted) if step.role is Role.INSTANCE]
+    claims = [step for step in made.steps if isinstance(step, Claim) and step.member.set_name == wanted.name]
+    return wanted.wanted_instances - _counted(world, wanted) - len(begun) - len(claims)
+
+
 def _committed(world: World) -> Counter[str]:
+    """What machines were made with; of those that are smaller, or still to be made, what they will have."""
     taken: Counter[str] = Counter()
-    for member in world.members.values():
-        taken[member.host] += world.sets[member.set_name].spec.machine.memory
+    machines = world.machines()
+    for name, member in world.members.items():
+        domain, declared = domain_name(PREFIX, name), world.sets[member.set_name].spec.machine.memory
+        taken[member.host] += max(world.sizes[domain], declared) if domain in machines else declared
     return taken
 
 
@@ -431,8 +475,7 @@ def test_a_silent_host_does_not_make_a_set_replace_what_is_on_it(start: World) -
         ):
             counted = [member for member in end.of(wanted.name, role) if not member.is_leaving]
             # A rollout that cannot go on keeps what it made beforehand.
-            surge = bounds_of(wanted)[0] if role is Role.INSTANCE and stale_instances(end, wanted) else 0
-            assert len(counted) <= target + surge
+            assert len(counted) <= target + (kept_beside(end, wanted) if role is Role.INSTANCE else 0)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------
@@ -553,8 +596,8 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
     for wanted in world.sets.values():
         retired = _retired(made.steps, wanted)
         instances = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
-        surge = bounds_of(wanted)[0] if stale_instances(world, wanted) else 0
-        assert retired[Role.INSTANCE] >= max(len(instances) - wanted.spec.instances - surge, 0)
+        surplus = len(instances) - wanted.spec.instances
+        assert retired[Role.INSTANCE] >= max(surplus - kept_beside(world, wanted), 0)
         claimed = {step.member.name for step in made.steps if isinstance(step, Claim)}
         pool = [one for one in world.of(wanted.name, Role.STANDBY) if not one.is_leaving]
         current = [one for one in pool if one.model == wanted.model and one.name not in claimed]
@@ -564,6 +607,31 @@ def test_shrinking_is_not_held_up_by_a_lack_of_room(world: World) -> None:
             # Those that will take the place of instances of another model stay until they do.
             kept = min(len(stale_instances(world, wanted)), len(current)) and surplus - stale
             assert surplus - kept <= retired[Role.STANDBY] <= surplus
+
+
+@many
+@given(rollouts() | rollouts(fails=True), st.sampled_from(Role), st.integers(1, 3))
+def test_a_rollout_does_not_hold_up_shrinking_wherever_it_stands(start: World, role: Role, fewer: int) -> None:
+    """Its pool is being renewed, an instance or a member of the pool (`role`) of the new model has failed, or it
+    goes on."""
+    wanted = start.sets["web"]
+    spec = wanted.spec.model_copy(update={"instances": max(wanted.spec.instances - fewer, 0)})
+    members = {
+        name: replace(one, role=role) if name == "web-00200" else one for name, one in start.members.items()
+    }
+    world = replace(start, sets={"web": replace(wanted, spec=spec)}, members=members)
+    surplus = _counted(world, world.sets["web"]) - spec.instances
+    retired = _retired(world.plan().steps, world.sets["web"])[Role.INSTANCE]
+    event(f"{min(max(surplus, 0), 2)} too many, {kept_beside(world, world.sets['web'])} kept")
+    assert retired >= surplus - kept_beside(world, world.sets["web"])
+
+
+def kept_beside(world: World, wanted: ScaleSet) -> int:
+    """How many instances above the declared number a rollout may keep, at most: as many as it has of the new model
+    to take the place of older ones."""
+    mine = [one for one in world.of(wanted.name, Role.INSTANCE) if not one.is_leaving]
+    new = sum(one.model == wanted.model for one in mine)
+    return 0 if wanted.spec.drives else min(bounds_of(wanted)[0], len(stale_instances(world, wanted)), new)
 
 
 def stale_instances(world: World, wanted: ScaleSet) -> list[Member]:

@@ -264,6 +264,48 @@ def test_scaled_in_during_a_rollout_the_old_ones_go_first() -> None:
     assert leaving(steps_for(wanted, members)) == ["00001", "00002"]
 
 
+def test_a_rollout_that_cannot_begin_does_not_keep_a_set_from_shrinking() -> None:
+    """Its pool fails, or is being renewed: nothing of the new model is there to take anybody's place."""
+    wanted = rolling(3, standby=POOL)
+    before = old(wanted, 4)
+    broken = failed(wanted, 101, 2, role=Role.STANDBY)
+    making = spare(wanted, 101, phase=Phase.PROVISIONING)
+    for reserve, stage in ((broken, RolloutState.STOPPED), (making, RolloutState.POOL)):
+        assert state(wanted, *before, reserve) is stage
+        assert leaving(steps_for(wanted, [*before, reserve])) == ["00004"]
+
+
+def test_shrinking_leaves_what_is_to_take_the_place_of_an_old_one() -> None:
+    wanted = rolling(2, standby=POOL)
+    claimed = new(wanted, 3, phase=Phase.STARTING)
+    refill = spare(wanted, 101)
+    assert state(wanted, *old(wanted, 2), claimed, refill) is RolloutState.POOL
+    assert leaving(steps_for(wanted, [*old(wanted, 2), claimed, refill])) == []
+    again = failed(wanted, 3, 2)
+    assert leaving(steps_for(wanted, [*old(wanted, 2), again])) == []
+
+
+def test_what_failed_of_another_model_leaves_when_another_has_come_for_it() -> None:
+    wanted = rolling(2)
+    members = [*old(wanted, 1), *old(wanted, 1, first=2, phase=Phase.FAILED, failures=1, phase_since=NOW)]
+    assert leaving(steps_for(wanted, members)) == []
+    assert leaving(steps_for(wanted, [*members, new(wanted, 3, phase=Phase.CREATING)])) == ["00002"]
+
+
+def test_machines_of_the_older_model_keep_the_memory_they_were_made_with() -> None:
+    """Half as much is declared now; not a byte is free before one of them has gone."""
+    wanted = rolling(2, machine={"memory": "128MiB"})
+    members = [replace(one, memory=256 * MIB) for one in old(wanted, 2)]
+    made = {}
+    for room in (512, 640):
+        host = see_host(*machines(members), memory_total=room * MIB)
+        made[room] = plan(wish(wanted, members=members), see_world(host), {}, NOW).steps
+    (waits,) = made[512]
+    assert isinstance(waits, Settle)
+    assert waits.stuck == "no host has 128 MiB of memory to give (largest room: 0 MiB)"
+    assert len(coming(made[640])) == 1
+
+
 def test_without_room_the_rollout_waits_and_says_for_what() -> None:
     wanted = rolling(2)
     members = old(wanted, 2)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, Role, ScaleSet
 from orchestrator.models.sightings import HostSighting, Power
-from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, Retire, Settle, Step
+from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, NotePool, Plan, Retire, Settle, Step
 from orchestrator.planner import plan
 from orchestrator.planner.spreading import even_shares
 from tests.builders import GIB, MIB, NOW, make_member, make_set, make_spec, see_host, see_machine, see_world, wish
@@ -236,6 +236,72 @@ def test_memory_goes_to_a_set_that_waits_before_the_pool_of_another() -> None:
     assert made == [("web", Role.INSTANCE), ("web", Role.INSTANCE), ("api", Role.STANDBY)]
 
 
+def test_growth_of_any_set_comes_before_the_floor_of_another() -> None:
+    api = make_set(make_spec(name="api", instances=1, standby={"max_ready": 3, "min_ready": 3}, endpoints=[]))
+    steps = plan(wish(api, zoned(2)), see_world(see_host(memory_total=3 * MEMORY)), {}, NOW).steps
+    made = [(step.set_name, step.role) for step in steps if isinstance(step, Admit)]
+    assert made == [("api", Role.INSTANCE), ("web", Role.INSTANCE), ("web", Role.INSTANCE)]
+
+
+def larger(name: str = "big", instances: int = 1, **fields: Any) -> ScaleSet:
+    """Its instances are as large as two of `zoned`."""
+    memory = {"memory": "256MiB"}
+    return make_set(make_spec(name=name, instances=instances, machine=memory, endpoints=[], **fields))
+
+
+def refills(pool: ScaleSet, waiting: ScaleSet, *seen: HostSighting, members: list[Member] | None = None) -> Plan:
+    return plan(wish(waiting, pool, members=members or []), see_world(*seen), {}, NOW)
+
+
+def test_what_is_too_small_for_a_waiting_instance_is_kept_for_it_and_not_given_to_a_refill() -> None:
+    """Bit by bit its room comes together."""
+    pool = zoned(0, pool=4)
+    for count, made in ((3, []), (2, [("big", Role.INSTANCE)])):
+        members = spares(pool, "a" * count)
+        seen = replace(hosts(members, "a")["a"], memory_total=4 * MEMORY)
+        planned = refills(pool, larger(), seen, members=members)
+        assert [(one.set_name, one.role) for one in planned.steps if isinstance(one, Admit)] == made
+
+
+def test_a_host_that_could_never_hold_it_keeps_nothing() -> None:
+    planned = refills(zoned(0, pool=4), larger(), see_host(name="a", memory_total=3 * MEMORY // 2))
+    assert admitted(planned.steps, Role.STANDBY) == "a"
+
+
+def test_a_refill_that_finds_no_room_says_for_whom_it_is_kept() -> None:
+    pool = replace(zoned(0, pool=4), pool=PoolCondition(PoolLevel.FILLING))
+    members = spares(pool, "aaa")
+    seen = replace(hosts(members, "a")["a"], memory_total=4 * MEMORY)
+    planned = refills(pool, larger(), seen, members=members)
+    kept = "beside what is kept for instances of big that wait"
+    assert {one.set_name: one.stuck for one in planned.steps if isinstance(one, Settle)} == {
+        "big": "no host has 256 MiB of memory to give (largest room: 128 MiB)",
+        "web": f"no host has 128 MiB of memory to give (largest room: 0 MiB, {kept})",
+    }
+
+
+def test_room_is_kept_where_the_most_is_and_in_the_zones_of_who_waits() -> None:
+    pool = zoned(0, pool=6)
+    members = spares(pool, "ab")
+    totals = {"a": 2 * MEMORY, "b": 5 * MEMORY // 2, "c": 3 * MEMORY}
+    seen = [replace(one, memory_total=totals[name]) for name, one in hosts(members, "abc").items()]
+    for zones, made in ((["a", "b"], "accc"), (["a"], "bccc")):
+        planned = refills(pool, larger(zones=zones), *seen, members=members)
+        assert sorted(admitted(planned.steps, Role.STANDBY)) == sorted(made)
+
+
+def test_what_a_rollout_makes_beforehand_comes_before_a_refill_too() -> None:
+    rolled = larger(instances=1, zones=["a"])
+    old = make_member(rolled, model="0" * 16, host="a", zone="a")
+    pool = zoned(0, pool=2)
+    seen = replace(hosts([old], "a")["a"], memory_total=3 * MEMORY)
+    planned = refills(pool, rolled, seen, members=[old])
+    assert admitted(planned.steps, Role.STANDBY) == ""
+    seen = replace(seen, memory_total=4 * MEMORY)
+    made = [one for one in refills(pool, rolled, seen, members=[old]).steps if isinstance(one, Admit)]
+    assert [(one.set_name, one.role) for one in made] == [("big", Role.INSTANCE)]
+
+
 # ---- the pool ------------------------------------------------------------------------------------------------
 
 
@@ -290,9 +356,34 @@ def test_what_is_of_an_older_model_goes_wherever_it_is() -> None:
 # ---- zones that are not declared any more --------------------------------------------------------------------
 
 
-def test_members_of_a_zone_not_declared_any_more_stay() -> None:
-    wanted = zoned(3, pool=2, zones=["a"])
-    assert not retired(steps_for(wanted, [*instances(wanted, "abb"), *spares(wanted, "ab")]))
+def test_instances_of_a_zone_not_declared_any_more_stay() -> None:
+    wanted = zoned(3, pool=1, zones=["a"])
+    assert not retired(steps_for(wanted, [*instances(wanted, "abb"), *spares(wanted, "a")]))
+
+
+@pytest.mark.parametrize(("full", "made"), [("", "aa"), ("a", "")])
+def test_members_of_its_pool_go_and_others_are_made_where_they_can_be_claimed(full: str, made: str) -> None:
+    wanted = replace(zoned(1, pool=2, zones=["a"]), pool=PoolCondition(PoolLevel.FULL))
+    steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "bb")], full=full)
+    assert (retired(steps), admitted(steps, Role.STANDBY)) == (["101", "102"], made)
+    assert {step.reason for step in steps if isinstance(step, Retire)} == {"its zone b is not declared any more"}
+    (told,) = (step for step in steps if isinstance(step, NotePool))
+    assert told.condition.level is PoolLevel.EXHAUSTED
+
+
+def test_a_member_on_a_silent_host_of_such_a_zone_stays_and_counts() -> None:
+    wanted = zoned(1, pool=2, zones=["a"])
+    steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "ab")], silent="b")
+    assert (retired(steps), admitted(steps, Role.STANDBY)) == ([], "")
+
+
+def test_a_member_whose_host_came_into_a_declared_zone_is_one_of_that_zone() -> None:
+    wanted = zoned(2, pool=1, zones=["a"])
+    members = [*instances(wanted, "a"), *spares(wanted, "b")]
+    seen = hosts(members)
+    moved = see_world(seen["a"], replace(seen["b"], zone="a"))
+    steps = plan(wish(wanted, members=members), moved, {}, NOW).steps
+    assert ([step.member.name for step in steps if isinstance(step, Claim)], retired(steps)) == (["web-00101"], [])
 
 
 @pytest.mark.parametrize("policy", ["balanced", "newest", "oldest"])
@@ -311,6 +402,8 @@ def test_nobody_is_claimed_out_of_them() -> None:
     wanted = zoned(2, pool=1, zones=["a"])
     steps = steps_for(wanted, [*instances(wanted, "a"), *spares(wanted, "b")])
     assert (claimed(steps), admitted(steps)) == ("", "a")
+    why = "no ready member left in the standby pool in zone a: 1 in zone b, which is not declared any more"
+    assert reasons(steps, Admit)[0] == f"creating an instance of web in zone a cold: {why}"
 
 
 # ---- a member in place of one that failed --------------------------------------------------------------------
@@ -418,6 +511,14 @@ def test_instances_and_pool_of_all_zones_stay_even_through_any_resize(first: int
         for role in Role:
             counts = [zones_in(world, role)[zone] for zone in "abc"]
             assert max(counts) - min(counts) <= 1
+
+
+@many
+@given(spread_worlds())
+def test_in_the_end_the_whole_pool_can_be_claimed(start: World) -> None:
+    end = at_rest(start)
+    assert why_not_converged(end, end.sets["web"]) == ""
+    assert set(zones_in(end, Role.STANDBY)) <= set(declared_zones(end))
 
 
 @many

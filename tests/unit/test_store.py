@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import delete
 
 from orchestrator.errors import Conflict, NotFound, StoreError, StoreLost
-from orchestrator.models.members import Image, Phase, Request, Role
+from orchestrator.models.members import Image, Member, Phase, Request, Role
 from orchestrator.models.steps import EffectKind
 from orchestrator.store import Lease, open_store
 from orchestrator.store.migrations import MIGRATIONS
@@ -64,7 +64,7 @@ def test_a_store_of_an_older_version_is_brought_up_to_date(version: int, storage
     make_older(tmp_path, version)
     for _ in range(2):
         again = open_store(url_of(tmp_path), FakeClock().now)
-        assert again.snapshot() == before
+        assert again.snapshot() == replace(before, members=tuple(map(without_memory, before.members)))
         again.close()
     with sqlite3.connect(tmp_path / "store.sqlite") as connection:
         found = connection.execute("SELECT value FROM facts WHERE key = 'schema_version'").fetchone()
@@ -79,6 +79,11 @@ def make_older(folder: Path, version: int) -> None:
             connection.execute(statement)
         connection.execute(f"UPDATE facts SET value = '{version}' WHERE key = 'schema_version'")
     connection.close()
+
+
+def without_memory(member: Member) -> Member:
+    """No older version recorded it."""
+    return replace(member, memory=0)
 
 
 def takes_back(version: int) -> list[str]:

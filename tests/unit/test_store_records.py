@@ -43,7 +43,7 @@ from orchestrator.models.steps import (
 from orchestrator.models.storage import Drive
 from orchestrator.store.records import KEPT_EVENTS
 from orchestrator.store.tables import drives, events, members
-from tests.builders import NOW, make_member, make_spec, see_host, see_world
+from tests.builders import MIB, NOW, make_member, make_spec, see_host, see_world
 from tests.fakes import FakeIdentities
 from tests.unit.examples import some
 from tests.unit.storage import Storage, open_storage
@@ -74,6 +74,7 @@ def test_a_new_member_gets_its_name_address_and_mac_with_its_record(storage: Sto
         failures=0,
         created_at=NOW,
         phase_since=NOW,
+        memory=128 * MIB,
     )
 
 
@@ -431,6 +432,26 @@ def test_a_new_body_of_another_model_forgets_the_failures_of_the_one_before(stor
     assert storage.members()[0].failures == 0
 
 
+def test_a_member_has_the_memory_of_its_machine_until_it_has_another(storage: Storage) -> None:
+    """Also where less is declared by now; of two machines, while one is being replaced, that of the larger."""
+    storage.declare(machine={"memory": "512MiB"})
+    member = storage.admit()
+    storage.recorder.succeeded(member, EffectKind.CREATE, "made")
+    storage.declare(machine={"memory": "128MiB"})
+    member = storage.put(storage.members()[0], Phase.IN_SERVICE)
+    assert member.memory == 512 * MIB
+    storage.recorder.perform(Advance(member, Phase.CREATING, "renewed", new_body=True))
+    (member,) = storage.members()
+    assert member.memory == 512 * MIB
+    storage.declare(machine={"memory": "256MiB"})
+    storage.recorder.succeeded(member, EffectKind.CREATE, "made")
+    assert storage.members()[0].memory == 512 * MIB  # of which model it was made, nobody knows
+    member = storage.put(storage.members()[0], Phase.FAILED)
+    storage.recorder.perform(Advance(member, Phase.CREATING, "again", new_body=True))
+    storage.recorder.succeeded(storage.members()[0], EffectKind.FORK, "made")
+    assert storage.members()[0].memory == 256 * MIB
+
+
 def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
     storage.declare()
     storage.store.mark_deleting("web")
@@ -455,6 +476,8 @@ def test_a_set_that_is_forgotten_can_be_declared_anew(storage: Storage) -> None:
     told=st.sampled_from([None, *GuestPhase]),
     parked=st.sampled_from([None, *PoolState]),
     slots=st.dictionaries(st.integers(0, 2), st.sampled_from([None, "web-00001", "web-00002"]), max_size=3),
+    memory=st.sampled_from([0, 64 * MIB, 256 * MIB]),
+    is_current=st.booleans(),
 )
 def test_the_world_of_the_property_tests_records_as_the_store_does(
     tmp_path_factory: pytest.TempPathFactory,
@@ -468,14 +491,17 @@ def test_the_world_of_the_property_tests_records_as_the_store_does(
     told: GuestPhase | None,
     parked: PoolState | None,
     slots: dict[int, str | None],
+    memory: int,
+    is_current: bool,
 ) -> None:
     storage = open_storage(tmp_path_factory.mktemp("store"))
     storage.declare(
         standby={"max_ready": 3}, drives=[{"name": name, "size": "16MiB", "mount": f"/{name}"} for name in "ab"]
     )
     wanted = storage.store.snapshot().sets[0]
-    kept: dict[str, Any] = {"told": told, "entered": bool(failures), "parked": parked}
-    member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, model="old", **kept)
+    kept: dict[str, Any] = {"told": told, "entered": bool(failures), "parked": parked, "memory": memory}
+    kept["model"] = wanted.model if is_current else "old"
+    member = make_member(wanted, role=role, phase=phase, request=request, failures=failures, **kept)
     world = World({"web": wanted}, {member.name: member}, {"local": see_host()}, see_world().balancer)
     holders = {holder: slot for slot, holder in slots.items() if holder is not None}
     known = [

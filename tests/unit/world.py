@@ -77,6 +77,7 @@ class World:
     drives: Mapping[tuple[str, str, int], Drive] = field(default_factory=dict)  # (set, name, slot)
     no_goldens: frozenset[str] = frozenset()  # hosts that take no golden image
     golden_troubles: GoldenTroubles = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)  # domain -> bytes its machine was made with
 
     def desired(self) -> Desired:
         by_name = sorted(self.members.values(), key=lambda member: member.name)
@@ -198,10 +199,18 @@ def record_success(world: World, effect: Effect) -> World:
     if is_restart:
         fields["request"] = None
     if following is not member.phase or is_restart:
-        fields["phase"] = following
+        fields |= {"phase": following, **_made_body(world, effect)}
     if following is not member.phase and following is Phase.STANDBY:
         fields |= _counted(0, "")
     return _change(world, member, reason=effect.reason, **fields) if fields else world
+
+
+def _made_body(world: World, effect: Effect) -> dict[str, object]:
+    """What an effect that ends a phase tells of the machine."""
+    wanted = world.sets[effect.member.set_name]
+    if effect.kind in (EffectKind.CREATE, EffectKind.FORK) and effect.member.model == wanted.model:
+        return {"memory": wanted.spec.machine.memory}
+    return {}
 
 
 def _tell(world: World, step: NotePool | NoteRollout) -> World:
@@ -258,6 +267,7 @@ def _admit(world: World, step: Admit) -> World:
         failures=0,
         created_at=world.now,
         phase_since=world.now,
+        memory=wanted.spec.machine.memory,
     )
     admitted = replace(world, members={**world.members, name: member}, admitted=number)
     return _hold_drives(admitted, name, begins=True) if step.role is Role.INSTANCE else admitted
@@ -295,6 +305,7 @@ def _advanced(world: World, step: Advance) -> dict[str, object]:
         fields["image_digest"] = wanted.image.digest
         fields["parked"] = None
         fields["restarts"] = 0
+        fields["memory"] = max(step.member.memory, wanted.spec.machine.memory)
         if step.member.model != wanted.model:
             fields |= _counted(0, "")
         fields["told"] = None
@@ -359,6 +370,9 @@ _POWER_AFTER = {
 def carry_out(world: World, effect: Effect) -> World:
     """The effect on the machine, without its record."""
     member, domain = effect.member, domain_name(PREFIX, effect.member.name)
+    if effect.kind in (EffectKind.CREATE, EffectKind.FORK):
+        size = world.sets[member.set_name].spec.machine.memory
+        world = replace(world, sizes={**world.sizes, domain: size})
     match effect.kind:
         case EffectKind.CREATE:
             made = MachineSighting(domain, member.name, member.incarnation, Power.RUNNING)

@@ -18,7 +18,7 @@ from orchestrator.models.members import (
     RolloutLevel,
     ScaleSet,
 )
-from orchestrator.models.naming import backend_name
+from orchestrator.models.naming import backend_name, domain_name
 from orchestrator.models.sightings import (
     BalancerSighting,
     HostSighting,
@@ -28,7 +28,7 @@ from orchestrator.models.sightings import (
     ServerSighting,
 )
 from orchestrator.models.storage import Drive
-from tests.builders import GIB, NOW, make_member, make_set, make_spec, see_host, see_machine
+from tests.builders import GIB, NOW, PREFIX, make_member, make_set, make_spec, see_host, see_machine
 from tests.unit.world import World
 
 DRIVES: tuple[Any, ...] = (
@@ -95,6 +95,7 @@ def sets(draw: st.DrawFn, name: str = "web", deleting: bool | None = None, room:
     answer_file = draw(st.sampled_from(["cloud-init", "cloud-init", "cloud-init", "none"]))
     spec = make_spec(
         name=name,
+        machine={"memory": draw(st.sampled_from(["128MiB", "128MiB", "320MiB"]))},
         instances=draw(st.integers(0, room)),
         endpoints=endpoints,
         standby=pool,
@@ -123,6 +124,8 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
     phase = draw(st.sampled_from(PHASES[role]))
     host = draw(st.sampled_from(hosts))
     was_parked = role is Role.STANDBY or phase in ENTERS
+    model = draw(st.sampled_from([wanted.model, wanted.model, OLD_MODEL]))
+    declared = wanted.spec.machine.memory
     parked = draw(st.sampled_from([None, *PoolState])) if was_parked else None
     return make_member(
         wanted,
@@ -132,7 +135,8 @@ def members(draw: st.DrawFn, wanted: ScaleSet, number: int, hosts: tuple[HostSig
         host=host.name,
         zone=host.zone,
         incarnation=draw(st.integers(1, 3)),
-        model=draw(st.sampled_from([wanted.model, wanted.model, OLD_MODEL])),
+        model=model,
+        memory=declared if model == wanted.model else draw(st.sampled_from([declared, 2 * declared])),
         request=draw(st.sampled_from(requests_of(role, phase))),
         failures=draw(st.integers(0, 2)) if phase is not Phase.FAILED else draw(st.integers(1, 2)),
         unhealthy_since=draw(st.sampled_from([None, NOW - 5.0])) if phase in MAY_BE_ILL[role] else None,
@@ -257,6 +261,7 @@ def worlds(
     }
     durable = [one for wanted in desired for one in draw(drives(wanted, known, bare))]
     return World(
+        sizes={domain_name(PREFIX, member.name): member.memory for member in known},
         reads=reads,
         sets={one.name: one for one in desired},
         members={member.name: member for member in known},

@@ -33,11 +33,9 @@ def survey_host(
             continue
         text = find_owner_text(domain)
         tag = parse_owner(text) if text is not None else None
-        machines.append(
-            FoundMachine(
-                name, sighting.member, identity.name, identity.zone, sighting.power, tag, frozenset(disks)
-            )
-        )
+        memory = domain.maxMemory() * 1024
+        where = identity.name, identity.zone
+        machines.append(FoundMachine(name, sighting.member, *where, sighting.power, tag, frozenset(disks), memory))
     return HostSurvey(
         identity.name,
         tuple(sorted(machines, key=lambda one: one.domain)),
