@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -134,28 +135,34 @@ def test_a_seed_that_was_not_taken_out_is_found_and_removed_with_its_place_in_th
     seed.unlink()
 
 
-def test_what_a_killed_import_left_is_found_while_one_that_runs_is_not(web: Installation) -> None:
+def test_what_a_killed_import_keeps_for_the_next_one_is_no_finding(web: Installation) -> None:
     slow = web.root / "slow.raw"
     with slow.open("wb") as file:
-        file.truncate(2**29)
-        file.seek(510)
-        file.write(b"\x55\xaa")
+        file.write(os.urandom(510) + b"\x55\xaa" + os.urandom(2**27 - 512))
     work = web.root / "private" / "work"
     process = web.start("image", "add", "slow", str(slow))
     try:
-        wait_until(lambda: list(work.glob("import-*")), 30, "it has begun")
+        wait_until(lambda: list(work.glob("*.origin")), 30, "it has begun")
         process.send_signal(signal.SIGSTOP)
         assert audited(web)["clean"]
     finally:
         process.kill()
         process.communicate()
-        slow.unlink()
-    left = {path.name for path in work.glob("import-*")}
-    expected = {("scratch", "left over", name) for name in left}
-    # A converter that outlived the command may still be writing.
-    wait_until(lambda: found(audited(web)) == expected != set(), 60, "it is found")
+    assert audited(web)["clean"]
+    assert "slow:1 is ready" in web.run("image", "add", "slow", str(slow))
+    assert list(work.glob("*.*")) == []
+    web.run("image", "remove", "slow")
+    slow.unlink()
+    assert audited(web)["clean"]
+
+
+def test_what_a_killed_command_left_is_removed(web: Installation) -> None:
+    left = web.root / "private" / "work" / "build-left"
+    left.mkdir()
+    (left / "disk.raw").write_bytes(b"half of it")
+    assert found(audited(web)) == {("scratch", "left over", left.name)}
     assert audited(web, "--fix")["clean"]
-    assert not list(work.glob("import-*"))
+    assert not left.exists()
 
 
 def test_a_server_that_was_changed_by_hand_is_put_right(web: Installation) -> None:
