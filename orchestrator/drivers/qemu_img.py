@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +128,17 @@ def _check(file: Path, virtual_size: int, cluster: int, shown: str) -> None:
         raise ImageRefused(f"{shown} is damaged or truncated: {_words(read)}", again)
 
 
-def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[float], None]) -> None:
-    """Write `target` as a new qcow2 with the same content. Progress is 0 to 100."""
+def convert_image(
+    source: Path, kind: str, target: Path, on_progress: Callable[[float], None], most_seconds: int | None = None
+) -> None:
+    """Write `target` as a new qcow2 with the same content. Progress is 0 to 100.
+
+    `most_seconds`, of the clock and of processor time; by default what the slowest disk needs.
+    """
     arguments = ["convert", "-p", "--image-opts", "-O", "qcow2", image_options(source, kind), str(target)]
     # A small file can claim to hold a large disk: what is written stays within the space that is there.
     room = max(shutil.disk_usage(target.parent).free - _SPARE_ROOM, 0)
-    seconds = _INSPECT_SECONDS * 10 + source.stat().st_size // _SLOWEST
+    seconds = most_seconds or _INSPECT_SECONDS * 10 + source.stat().st_size // _SLOWEST
     process = subprocess.Popen(
         [*_limits(f"--fsize={room}", f"--cpu={seconds}"), _tool(), *arguments],
         stdout=subprocess.PIPE,
@@ -140,6 +146,14 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
         stdin=subprocess.DEVNULL,
         text=True,
     )
+    late = threading.Event()
+
+    def end_it() -> None:
+        late.set()
+        process.kill()
+
+    end = threading.Timer(seconds, end_it)
+    end.start()
     try:
         assert process.stdout is not None
         for number in _progress(process.stdout):
@@ -149,6 +163,11 @@ def convert_image(source: Path, kind: str, target: Path, on_progress: Callable[[
         process.kill()
         process.wait()
         raise
+    finally:
+        end.cancel()
+        end.join()
+    if late.is_set():
+        raise ImageRefused(f"converting {source} takes more than {seconds} s")
     if process.returncode == -signal.SIGXCPU:
         raise ImageRefused(f"converting {source} takes more than {seconds} s of processor time")
     if process.returncode != 0:
@@ -203,8 +222,12 @@ def _run(arguments: list[str], seconds: int) -> subprocess.CompletedProcess[str]
 
 
 def _limits(*limits: str) -> list[str]:
-    """What goes before qemu-img's own name: a hostile image can ask for much."""
-    return ["prlimit", f"--as={_ADDRESS_SPACE}", *limits] if shutil.which("prlimit") else []
+    """What goes before qemu-img's own name: a hostile image can ask for much. Without limits none is looked at."""
+    if shutil.which("prlimit") is None:
+        raise UnderstudyError(
+            "prlimit is not installed, and without limits no image is inspected", "apt-get install util-linux"
+        )
+    return ["prlimit", f"--as={_ADDRESS_SPACE}", *limits]
 
 
 def _words(done: subprocess.CompletedProcess[str]) -> str:
