@@ -37,6 +37,7 @@ from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
 from tests.builders import INSTALLATION, PREFIX
 from tests.fakes import FakeHypervisor
+from tests.support.changed_file import change_file
 from tests.support.installation import installation, wait_until
 
 MIB = 2**20
@@ -57,6 +58,9 @@ class Lab(Protocol):
 
     def lose(self, volume: str) -> None:
         """The file behind it is deleted."""
+
+    def change(self, volume: str) -> None:
+        """A byte of the file behind it is another one, and its time of modification is what it was."""
 
     def has_foreign(self, domain: str) -> bool: ...
     def volumes(self) -> list[str]: ...
@@ -95,6 +99,9 @@ class FakeLab:
 
     def lose(self, volume: str) -> None:
         self.fake.lose(volume)
+
+    def change(self, volume: str) -> None:
+        self.fake.change(volume)
 
     def has_foreign(self, domain: str) -> bool:
         return domain in self.fake.foreign
@@ -158,6 +165,9 @@ class LibvirtLab:
 
     def lose(self, volume: str) -> None:
         (self._volumes.directory / volume).unlink()
+
+    def change(self, volume: str) -> None:
+        change_file(self._volumes.directory / volume)
 
     def has_foreign(self, domain: str) -> bool:
         return self._virsh("dominfo", domain) == 0
@@ -421,6 +431,23 @@ def test_a_base_disk_that_was_deleted_is_brought_again_and_the_machine_keeps_its
         lab.hypervisor.start_machine(blueprint.domain)
     lab.hypervisor.ensure_image(image, lab.image_file)
     lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_base_disk_that_was_changed_is_refused_and_its_machines_are_left_alone(
+    lab: Lab, blueprint: Blueprint, image: Image
+) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    base = image_volume(lab.prefix, image.digest)
+    lab.change(base)
+    for _ in range(2):
+        with pytest.raises(HostError, match="is not what was imported") as refused:
+            lab.hypervisor.ensure_image(image, lab.image_file)
+        assert base in refused.value.fix
+    assert power(lab, blueprint.domain) is Power.RUNNING
+    lab.lose(base)  # as the fix says
+    lab.hypervisor.ensure_image(image, lab.image_file)
+    lab.hypervisor.ensure_image(image, lab.image_file)
     assert power(lab, blueprint.domain) is Power.RUNNING
 
 
