@@ -1,4 +1,4 @@
-"""Every module can be imported, with the oldest packages that pyproject.toml allows too (`scripts/test-lowest`)."""
+"""Every module can be imported, also with the oldest packages that are allowed (`scripts/test-lowest`)."""
 
 from __future__ import annotations
 
