@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.crash import ready_servers
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.kill_points import REACHED, SLOW
+from tests.support.servers import ready_servers
 from tests.support.specs import WEB, web_set
 
 pytestmark = pytest.mark.guest

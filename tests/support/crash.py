@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +42,7 @@ from orchestrator.reconcile.parts import ControllerParts
 from orchestrator.service import declare, members
 from orchestrator.store.records import Recorder
 from tests.support.kill_points import HOST_CALLS, READING, WRAPPED
+from tests.support.servers import ready_servers
 
 _DURING = 0.01  # seconds
 _ATTEMPT_SECONDS = 100  # after which an operation that does not end is a failure
@@ -359,24 +359,6 @@ def attempt(root: Path, tried: Path, operation: str, arguments: list[str]) -> in
 
 def kinds_in(tried: str) -> list[str]:
     return Path(tried).read_text(encoding="utf-8").splitlines()
-
-
-def ready_servers(root: Path) -> set[str]:
-    """Names of the servers that HAProxy sends new requests to, over all backends."""
-    path = root / "haproxy" / "stats.sock"
-    with socket.socket(socket.AF_UNIX) as talk:
-        talk.settimeout(5)
-        try:
-            talk.connect(str(path))
-            talk.sendall(b"show servers state\n")
-            answer = b""
-            while chunk := talk.recv(65536):
-                answer += chunk
-        except OSError:
-            return set()
-    rows = [line.split() for line in answer.decode().splitlines() if line and line[0].isdigit()]
-    # 4 is said for ever of one that began in maintenance.
-    return {row[3] for row in rows if len(row) > 7 and row[6] in ("0", "4") and row[7] != "0"}
 
 
 def running_members(uri: str, prefix: str) -> set[str]:
