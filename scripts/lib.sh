@@ -228,6 +228,16 @@ make_venv() {
     printf '%s\n' "base $key" "$extra $key" > "$installed"
 }
 
+# index_answers PYTHON - whether pip gets a small package from wherever it is told to look; asks for half a minute at the most.
+index_answers() {
+    local folder code=0
+    folder=$(mktemp -d)
+    timeout 30 "$1" -m pip download --quiet --no-input --disable-pip-version-check --retries 0 --timeout 10 --no-cache-dir --no-deps \
+        --dest "$folder" pip-audit > /dev/null 2>&1 < /dev/null || code=1
+    rm -rf "$folder"
+    return "$code"
+}
+
 # Made completely, and from the distribution's Python.
 is_usable_venv() {
     "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.base_prefix != "/usr" or sys.version_info < (3, 11))' 2>/dev/null

@@ -320,6 +320,8 @@ class FakeHypervisor:
             self._answer("ensure_image", image.digest)
             name = image_volume(self._prefix, image.digest)
             if name in self.volumes:
+                if hashlib.sha256(self.volumes[name]).hexdigest() != image.digest:
+                    raise HostError(f"{name} is not what was imported", f"move it away: {name}")
                 return
             if not file.exists():
                 raise HostError(f"{file} is missing")
@@ -651,6 +653,11 @@ class FakeHypervisor:
         """Somebody deletes the file behind a volume."""
         with self._lock:
             del self.volumes[volume]
+
+    def change(self, volume: str) -> None:
+        """Somebody writes into the file behind a volume."""
+        with self._lock:
+            self.volumes[volume] = self.volumes[volume][:-1] + bytes([self.volumes[volume][-1] ^ 1])
 
     def kill(self, domain: str) -> None:
         """The machine's process dies."""

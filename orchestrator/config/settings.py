@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from orchestrator.config.explain import explain
+from orchestrator.config.host_uri import check_host_uri
 from orchestrator.errors import SpecError
 from orchestrator.models.naming import OWN_FILTER
 from orchestrator.models.units import Duration, Percent
@@ -34,6 +35,11 @@ class HostSettings(_Part):
     zone: Name = "a"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     pool_path: str | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _of_a_host(cls, value: str) -> str:
+        return check_host_uri(value)
 
 
 class NetworkSettings(_Part):

@@ -56,6 +56,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
             if host.uri.partition("?")[0] == "qemu:///system":
                 yield from examine_authority(f"TPMs on {host.name}")
     yield _program("qemu-img", "qemu-utils", "images cannot be inspected")
+    yield _program("prlimit", "util-linux", "images are inspected within limits only")
     yield _haproxy()
     yield from _network(subject)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import logging
 import shlex
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import paramiko
 
 from orchestrator.drivers import probes
-from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed, UnderstudyError
+from orchestrator.drivers.attended import Give, attend, bounded_transport, close_client, cut
+from orchestrator.errors import ConnectionLost, GuestError, Interrupted, NeverReady, SetupFailed
 from orchestrator.lifecycle.telling import tell_script
 from orchestrator.models.members import GuestPhase
 from orchestrator.models.setup_result import OUTPUT_FILE, RESULT_FILE, TAIL_SIZE, failure, plain, setup_errors
@@ -24,6 +26,9 @@ _PAUSE = 0.1
 _LOGIN_PAUSE = 0.5
 _MAX_OUTPUT = 64 * 1024
 _CHUNK = 32 * 1024
+# Output of a command that has ended is waited for so long (seconds): what it left running may print for ever.
+_REST_SECONDS = 1.0
+_MOST_UNREAD = 8 * 2**20  # bytes; a server may send 2 MiB (paramiko's window) before it is told to go on
 # Read from the session itself: of one that was closed before, some servers take a late word amiss and hang up.
 _UNPACK = "tar -xf - -C /"
 
@@ -42,31 +47,59 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 def log_in(key_file: Path, where: GuestAddress, patience: Patience) -> SshShell:
     """Tries until SSH answers with the expected host key, the deadline or cancellation. Raises GuestError."""
     key = paramiko.Ed25519Key.from_private_key_file(str(key_file))
+    reason = "it does not answer in time"
     while True:
-        connection = probes.open_ssh(where.address, where.ssh_port, patience)
+        failed = f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {reason}"
         client = _client(where)
+        connection = probes.open_ssh(where.address, where.ssh_port, patience)
         try:
-            client.connect(
-                where.address,
-                where.ssh_port,
-                sock=connection,
-                username="root",
-                pkey=key,
-                timeout=_CONNECT_SECONDS,
-                banner_timeout=_CONNECT_SECONDS,
-                auth_timeout=_CONNECT_SECONDS,
-                allow_agent=False,
-                look_for_keys=False,
-            )
+            _start_session(client, connection, key, where, partial(_check, patience, failed))
             return SshShell(client, where.name)
         except (paramiko.SSHException, OSError, EOFError) as error:
             # Early in boot the server may run before the keys are in place: that passes by itself.
-            client.close()
-            connection.close()
-            last = str(error) or type(error).__name__
+            reason = str(error) or type(error).__name__
         if time.monotonic() >= patience.deadline:
-            raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {last}")
+            raise GuestError(f"cannot log in to {where.name} on {where.address}:{where.ssh_port}: {reason}")
         probes.rest(patience, _LOGIN_PAUSE)
+
+
+def _start_session(
+    client: paramiko.SSHClient,
+    connection: socket.socket,
+    key: paramiko.PKey,
+    where: GuestAddress,
+    look: Callable[[], None],
+) -> None:
+    """Raises what paramiko raises, and what `look` raises as soon as it does; then all is closed."""
+
+    def connect(_give: Give) -> None:
+        client.connect(
+            where.address,
+            where.ssh_port,
+            sock=connection,
+            username="root",
+            pkey=key,
+            timeout=_CONNECT_SECONDS,
+            banner_timeout=_CONNECT_SECONDS,
+            auth_timeout=_CONNECT_SECONDS,
+            allow_agent=False,
+            look_for_keys=False,
+            transport_factory=bounded_transport,
+        )
+
+    try:
+        attend(connect, look, lambda _piece: None, lambda: cut(connection))
+    except BaseException:
+        close_client(client)
+        connection.close()
+        raise
+
+
+def _check(patience: Patience, late: str) -> None:
+    if patience.is_cancelled():
+        raise Interrupted(late)
+    if time.monotonic() >= patience.deadline:
+        raise NeverReady(late)
 
 
 class SshShell:
@@ -121,80 +154,97 @@ class SshShell:
             )
 
     def close(self) -> None:
-        self._client.close()
+        close_client(self._client)
 
     def _execute(
         self, command: str, patience: Patience, listen: Listen | None = None, source: Path | None = None
     ) -> tuple[int, str]:
-        """(exit status, output and errors); `source`: what it reads. Raises GuestError or NeverReady."""
+        """(exit status, the end of output and errors); `source`: what it reads. Raises GuestError, NeverReady or
+        Interrupted; then the connection is no more."""
+        transport = self._client.get_transport()
+        if transport is None:
+            raise ConnectionLost(f"the connection to {self._name} is lost")
+        at_work = _Command(command, source)
+        output = b""
+
+        def hear(piece: bytes) -> None:
+            nonlocal output
+            output = (output + piece)[-_MAX_OUTPUT:]
+            if listen is not None:
+                listen(piece)
+
+        def look() -> None:
+            _check(patience, f"in {self._name}, {command!r} was not done in time")
+            if at_work.unread() > _MOST_UNREAD:
+                raise GuestError(f"the SSH server of {self._name} sends without being told to go on")
+
         try:
-            transport = self._client.get_transport()
-            if transport is None:
-                raise ConnectionLost(f"the connection to {self._name} is lost")
-            channel = transport.open_session(timeout=_CONNECT_SECONDS)
-            channel.set_combine_stderr(True)
-            channel.settimeout(_PAUSE)
-            channel.exec_command(command)
-            if source is not None:
-                self._feed(channel, source, command, patience)
-            output = b""
-            while not channel.exit_status_ready() or channel.recv_ready():
-                output = (output + _heard(_receive(channel), listen))[-_MAX_OUTPUT:]
-                self._check(command, patience)
-            output = (output + _heard(_drain(channel), listen))[-_MAX_OUTPUT:]
-            status = channel.recv_exit_status()
-            if status == -1:
-                raise ConnectionLost(f"the connection to {self._name} ended during {command!r}")
-            return status, output.decode("utf-8", "replace")
-        except UnderstudyError:
-            raise
+            status = attend(lambda give: at_work.run(transport, give), look, hear, lambda: cut(transport.sock))
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise ConnectionLost(f"the connection to {self._name} broke during {command!r}: {error}") from error
-
-    def _feed(self, channel: paramiko.Channel, source: Path, command: str, patience: Patience) -> None:
-        """A command that ends before it has read everything says why by its status."""
-        with source.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                while chunk:
-                    self._check(command, patience)
-                    try:
-                        chunk = chunk[channel.send(chunk) :]
-                    except TimeoutError:
-                        continue
-                    except OSError:
-                        return
-        channel.shutdown_write()
-
-    def _check(self, command: str, patience: Patience) -> None:
-        if patience.is_cancelled():
-            raise Interrupted(command)
-        if time.monotonic() >= patience.deadline:
-            raise NeverReady(f"in {self._name}, {command!r} was not done in time")
+        if status == -1:
+            raise ConnectionLost(f"the connection to {self._name} ended during {command!r}")
+        return status, output.decode("utf-8", "replace")
 
 
-def _heard(chunk: bytes, listen: Listen | None) -> bytes:
-    if listen is not None:
-        listen(chunk)
-    return chunk
+class _Command:
+    """One command on a channel of its own; the part that may wait (see `attended`)."""
+
+    def __init__(self, command: str, source: Path | None) -> None:
+        self._command = command
+        self._source = source
+        self._channel: paramiko.Channel | None = None
+
+    def unread(self) -> int:
+        """Bytes that came and that nobody has taken yet."""
+        channel = self._channel
+        return 0 if channel is None else len(channel.in_buffer)
+
+    def run(self, transport: paramiko.Transport, give: Give) -> int:
+        """Exit status; -1 if there is none."""
+        self._channel = channel = transport.open_session(timeout=_CONNECT_SECONDS)
+        try:
+            channel.set_combine_stderr(True)
+            channel.settimeout(_PAUSE)
+            channel.exec_command(self._command)
+            if self._source is not None:
+                _feed(channel, self._source)
+            while not channel.exit_status_ready():
+                _pass_on(channel, give)
+            end = time.monotonic() + _REST_SECONDS
+            while time.monotonic() < end and _pass_on(channel, give):
+                pass
+            return channel.recv_exit_status()
+        finally:
+            self._channel = None
+            channel.close()
 
 
-def _receive(channel: paramiko.Channel) -> bytes:
-    """What has come; waits a moment. At the end of output the exit status is what is waited for."""
+def _feed(channel: paramiko.Channel, source: Path) -> None:
+    """A command that ends before it has read everything says why by its status."""
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            while chunk:
+                try:
+                    chunk = chunk[channel.send(chunk) :]
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return
+    channel.shutdown_write()
+
+
+def _pass_on(channel: paramiko.Channel, give: Give) -> bool:
+    """True if something came; waits a moment. At the end of output the exit status is what is waited for."""
     try:
-        chunk = channel.recv(32768)
+        chunk = channel.recv(_CHUNK)
     except TimeoutError:
-        return b""
-    if not chunk:
+        return False
+    if chunk:
+        give(chunk)
+    else:
         channel.status_event.wait(_PAUSE)
-    return chunk
-
-
-def _drain(channel: paramiko.Channel) -> bytes:
-    rest = b""
-    with contextlib.suppress(TimeoutError):
-        while chunk := channel.recv(32768):
-            rest += chunk
-    return rest
+    return bool(chunk)
 
 
 def _client(where: GuestAddress) -> paramiko.SSHClient:

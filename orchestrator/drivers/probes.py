@@ -30,6 +30,7 @@ _GIVE_WAY_SHARE, _GIVE_WAY_LEAST = 0.1, 0.5
 _QUIET_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _MAX_ANSWER = 4096
+_MAX_BANNER = 255  # bytes of an SSH server's first line, by RFC 4253
 
 Judge = Callable[[bytes], bool | None]
 """Bytes received so far -> passed, failed, or None: more is needed."""
@@ -49,7 +50,7 @@ def await_tcp(address: str, port: int, patience: Patience) -> None:
 
 
 def open_ssh(address: str, port: int, patience: Patience) -> socket.socket:
-    """A connection on which an SSH server has sent its banner; nothing of it is read yet."""
+    """A connection on which an SSH server has sent its banner, a line; nothing of it is read yet."""
     return _Race(address, port, b"", _ssh_judge).run(patience, f"no SSH server answers on {address}:{port}")
 
 
@@ -74,7 +75,11 @@ def _http_judge(status: int) -> Judge:
 
 
 def _ssh_judge(answer: bytes) -> bool | None:
-    return True if answer.startswith(b"SSH-") else None
+    """A whole line: whoever reads it afterwards is not kept waiting for its end."""
+    line, found, _ = answer.partition(b"\n")
+    if not found:
+        return None if len(answer) < _MAX_BANNER else False
+    return line.startswith(b"SSH-") and len(line) < _MAX_BANNER
 
 
 def _tcp_judge(answer: bytes) -> bool | None:

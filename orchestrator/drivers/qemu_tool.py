@@ -38,9 +38,11 @@ class Bounds:
     room: int | None = None
 
     def limits(self) -> list[str]:
-        """What goes before qemu-img's own name: a hostile image can ask for much."""
+        """What goes before the name of qemu-img: hostile images ask for much. None is looked at without limits."""
         if not shutil.which("prlimit"):
-            return []
+            raise UnderstudyError(
+                "prlimit is not installed, and without limits no image is inspected", "apt-get install util-linux"
+            )
         processor = self.processor_seconds or self.seconds
         cpu = f"{_allowed(resource.RLIMIT_CPU, processor)}:{_allowed(resource.RLIMIT_CPU, processor + _GRACE)}"
         room = [] if self.room is None else [f"--fsize={_allowed(resource.RLIMIT_FSIZE, self.room)}"]

@@ -31,7 +31,10 @@ class Hypervisor(Protocol):
         """All our machines in a few bulk calls. Never raises: `answers` False says the host is silent."""
 
     def ensure_image(self, image: Image, file: Path) -> None:
-        """The image's base disk is on the host, read-only, its content checked by sha256 on the way."""
+        """The image's base disk is on the host, read-only, its content checked by sha256 on the way.
+
+        Raises HostError also if it was changed there since; it is left as it is.
+        """
 
     def remove_image(self, digest: str) -> None:
         """Absent is success. What somebody else's domain lies over stays."""

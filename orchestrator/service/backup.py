@@ -19,18 +19,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from orchestrator import __version__
 from orchestrator.config.paths import StatePaths
 from orchestrator.config.scratch import scratch
+from orchestrator.config.settings import load_settings
 from orchestrator.errors import Conflict, SpecError, StoreError
+from orchestrator.imaging.files import check_room
 from orchestrator.store import Store
 from orchestrator.store.copying import check_copy, copy_store, put_back
 
 FORMAT = 1
 _MANIFEST, _STORE = "manifest.json", "store.sqlite"
 _MAX_MANIFEST = 16 * 2**20
+_MAX_EXTENSION = 64 * 1024  # bytes of a header that says more of the entry behind it
+_SPARE_ROOM = 64 * 2**20  # bytes that unpacking leaves free
 _ROOMS = "keys|uploads|secrets|declarations|image-records"
 _NAME = re.compile(rf"config\.toml|private/installation|private/(?:{_ROOMS})/[A-Za-z0-9_][A-Za-z0-9._@-]*")
 _CHUNK = 1024 * 1024
@@ -38,12 +42,16 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class Backup:
-    """What an archive says of itself. `made_at` is seconds since the epoch; `files`: name -> sha256."""
+    """What an archive says of itself. `made_at` is seconds since the epoch; `files`: name -> sha256.
+
+    `sizes`: name -> bytes; empty in an archive that was written before they were.
+    """
 
     installation: str
     made_at: float
     schema: int
     files: dict[str, str]
+    sizes: dict[str, int]
 
     @property
     def day(self) -> str:
@@ -73,6 +81,7 @@ def write_backup(store: Store, paths: StatePaths, target: Path, force: bool = Fa
             "made_at": store.now(),
             "schema": check_copy(copy),
             "files": {name: _sha256(file) for name, file in files.items()},
+            "sizes": {name: file.stat().st_size for name, file in files.items()},
         }
         partial = target.with_name(f".{target.name}.{os.getpid()}")
         try:
@@ -147,13 +156,27 @@ def _publish(partial: Path, target: Path, force: bool) -> None:
 # ---- reading one ---------------------------------------------------------------------------------------------
 
 
+class _Entry(tarfile.TarInfo):
+    """A plain file. Anything else is refused by its header, before what is in it is read: it may say any size."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        entry = super().frombuf(buf, encoding, errors)
+        is_extension = entry.type == tarfile.XHDTYPE and entry.size <= _MAX_EXTENSION
+        if entry.type != tarfile.REGTYPE and not is_extension:
+            raise SpecError(f"the backup has {entry.name!r} in it, which is no plain file", "use another backup")
+        return entry
+
+
 @contextlib.contextmanager
 def opened_backup(file: Path, work: Path) -> Iterator[tuple[Backup, Path]]:
-    """(what it says, a directory with its files), all of it checked. Raises SpecError, StoreError."""
+    """(what it says, a directory with its files), all of it checked. Raises SpecError, StoreError, HostFull."""
     with scratch(work, "restore-") as root:
         try:
-            with tarfile.open(file, mode="r:") as archive:
+            with tarfile.open(file, mode="r:", tarinfo=_Entry) as archive:
                 backup = _read_manifest(archive, file)
+                needed = sum(backup.sizes.values()) if backup.sizes else file.stat().st_size
+                check_room(root, needed + _SPARE_ROOM, f"unpacking backup {file}")
                 for entry in archive:
                     _unpack(entry, archive, backup, root)
         except (OSError, tarfile.TarError, EOFError) as error:
@@ -177,10 +200,13 @@ def _read_manifest(archive: tarfile.TarFile, file: Path) -> Backup:
                 f"backup {file} has format {words['format']}, this Understudy knows {FORMAT}",
                 "run the version of Understudy that wrote it, or a newer one",
             )
+        sizes = {str(name): int(size) for name, size in dict(words.get("sizes", {})).items()}
+        if sizes and (sizes.keys() != words["files"].keys() or min(sizes.values()) < 0):
+            raise ValueError("not every file has its size")
         return Backup(
-            str(words["installation"]), float(words["made_at"]), int(words["schema"]), dict(words["files"])
+            str(words["installation"]), float(words["made_at"]), int(words["schema"]), dict(words["files"]), sizes
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise SpecError(f"backup {file} does not say what is in it: {error}", "use another backup") from error
 
 
@@ -189,9 +215,11 @@ def _unpack(entry: tarfile.TarInfo, archive: tarfile.TarFile, backup: Backup, ro
     if entry.name == _MANIFEST:
         return
     known = backup.files.get(entry.name)
-    handle = archive.extractfile(entry) if entry.isreg() else None
+    handle = archive.extractfile(entry) if entry.isreg() and not entry.issparse() else None
     if handle is None or known is None or not (entry.name == _STORE or _NAME.fullmatch(entry.name)):
         raise SpecError(f"the backup has {entry.name!r} in it, which is no file of a backup", "use another backup")
+    if entry.size != backup.sizes.get(entry.name, entry.size):
+        raise SpecError(f"the backup is damaged: {entry.name} has not the size that it had", "use another backup")
     target = root / entry.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -225,6 +253,7 @@ def restore_backup(paths: StatePaths, file: Path, now: float) -> Backup:
     """
     with _refused_as(f"cannot restore {file}"), opened_backup(file, paths.work) as (backup, root):
         _refuse_others(paths, backup)
+        _refuse_settings(paths, root)
         for name in backup.files:
             target = paths.root / name
             if name != _STORE and not target.exists():
@@ -234,6 +263,17 @@ def restore_backup(paths: StatePaths, file: Path, now: float) -> Backup:
         # The store last: without it the directory is one whose store was lost, and nothing is done in it.
         put_back(root / _STORE, paths.database, f"the store is the copy of {backup.day}", aside)
         return backup
+
+
+def _refuse_settings(paths: StatePaths, root: Path) -> None:
+    """Settings that would be put in place and that nothing could be done with."""
+    made = StatePaths(root).settings
+    if made.exists() and not paths.settings.exists():
+        try:
+            load_settings(made)
+        except SpecError as error:
+            words = error.message.replace(str(made), f"the {made.name} in the backup")
+            raise SpecError(words, f"put one of your own at {paths.settings}: then that is used") from error
 
 
 def _refuse_others(paths: StatePaths, backup: Backup) -> None:

@@ -38,6 +38,7 @@ from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.hypervisor import Hypervisor
 from tests.builders import INSTALLATION, PREFIX
 from tests.fakes import FakeHypervisor
+from tests.support.changed_file import change_file
 from tests.support.installation import installation, wait_until
 
 MIB = 2**20
@@ -62,6 +63,9 @@ class Lab(Protocol):
     def put(self, volume: str, content: bytes) -> None:
         """Somebody else's file is there, which no domain has. An empty one is what a creation that was cut short
         leaves."""
+
+    def change(self, volume: str) -> None:
+        """A byte of the file behind it is another one, and its time of modification is what it was."""
 
     def has_foreign(self, domain: str) -> bool: ...
     def volumes(self) -> list[str]: ...
@@ -109,6 +113,9 @@ class FakeLab:
         self.fake.volumes[volume] = content
         if content:
             self.fake.strange.add(volume)
+
+    def change(self, volume: str) -> None:
+        self.fake.change(volume)
 
     def has_foreign(self, domain: str) -> bool:
         return domain in self.fake.foreign
@@ -179,6 +186,9 @@ class LibvirtLab:
     def put(self, volume: str, content: bytes) -> None:
         (self._volumes.directory / volume).write_bytes(content)
         self._volumes.refresh()
+
+    def change(self, volume: str) -> None:
+        change_file(self._volumes.directory / volume)
 
     def has_foreign(self, domain: str) -> bool:
         return self._virsh("dominfo", domain) == 0
@@ -475,6 +485,23 @@ def test_a_base_disk_that_was_deleted_is_brought_again_and_the_machine_keeps_its
         lab.hypervisor.start_machine(blueprint.domain)
     lab.hypervisor.ensure_image(image, lab.image_file)
     lab.hypervisor.start_machine(blueprint.domain)
+    assert power(lab, blueprint.domain) is Power.RUNNING
+
+
+def test_a_base_disk_that_was_changed_is_refused_and_its_machines_are_left_alone(
+    lab: Lab, blueprint: Blueprint, image: Image
+) -> None:
+    lab.hypervisor.create_machine(blueprint, None)
+    base = image_volume(lab.prefix, image.digest)
+    lab.change(base)
+    for _ in range(2):
+        with pytest.raises(HostError, match="is not what was imported") as refused:
+            lab.hypervisor.ensure_image(image, lab.image_file)
+        assert base in refused.value.fix
+    assert power(lab, blueprint.domain) is Power.RUNNING
+    lab.lose(base)  # as the fix says
+    lab.hypervisor.ensure_image(image, lab.image_file)
+    lab.hypervisor.ensure_image(image, lab.image_file)
     assert power(lab, blueprint.domain) is Power.RUNNING
 
 

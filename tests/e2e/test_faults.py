@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +15,11 @@ import pytest
 
 from orchestrator.models.naming import machine_mac
 from tests.support.installation import Installation, installation, wait_until
+from tests.support.load import SLOW_WEB
 from tests.support.private_host import PrivateHost, private_host
+from tests.support.servers import all_servers, ready_servers
 from tests.support.specs import web_set
+from tests.support.traffic import Download
 
 pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
@@ -210,6 +216,50 @@ def test_guests_on_a_libvirt_network_get_allotted_addresses(host: PrivateHost, t
     there.run("reimage", f"web/{rows[0]['name']}") if rows[0]["role"] == "instance" else None
     there.run("delete", "web")
     assert "<host " not in host.run("virsh", "-q", "net-dumpxml", "ustnet")
+
+
+# So long is a drain pending, whoever is served: longer than `serve` takes to notice a HAProxy that is gone.
+HELD = 12
+SLOW_LINES = 100  # 0.2 s each
+
+
+def test_a_haproxy_that_is_killed_forgets_no_drain(site: Installation) -> None:
+    """It dies with a download that the drain waited for; what is left of the drain is its hook."""
+    text = web_set(site, user_data=SLOW_WEB, more=f"hooks: {{on_drain: ['sleep {HELD}']}}\n")
+    site.write("web.yaml", text.replace("drain_timeout: 5s", "drain_timeout: 30s"))
+    site.run("apply", str(site.root / "web.yaml"))
+    with site.serving():
+        download = Download(site.endpoint, f"/cgi-bin/slow?{SLOW_LINES}")
+        leaving = download.await_text("line 0").split()[0]
+        (stays,) = {row["name"] for row in site.members("instance")} - {leaving}
+        removal = site.start("remove", f"web/{leaving}")
+        wait_until(lambda: ready_servers(site.root) == {stays}, 20, "it is drained")
+        assert all_servers(site.root) == {leaving, stays}
+        killed = balancer_pid(site)
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: balancer_pid(site) not in (None, killed) and all_servers(site.root), 20, "it is back")
+        # From its first moment on: the drain is as pending as it was, and nothing new goes there.
+        assert all_servers(site.root) == {leaving, stays}
+        assert removal.poll() is None
+        while removal.poll() is None:
+            assert leaving not in ready_servers(site.root)
+            time.sleep(0.02)
+        said, _ = removal.communicate(timeout=60)
+        assert removal.returncode == 0, said
+        download.await_end()
+        assert "the end" not in download.text  # nobody can serve on what a killed HAProxy had under way
+        wait_until(lambda: {site.fetch() for _ in range(4)} == {stays}, 20, "the other one serves")
+        assert all_servers(site.root) == {stays}
+    assert [row["name"] for row in site.members("instance")] == [stays]
+    assert site.domains() == [f"{site.prefix}-{stays}"]
+
+
+def balancer_pid(site: Installation) -> int | None:
+    """None while it is being written."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((site.root / "haproxy" / "haproxy.pid").read_text(encoding="utf-8"))
+    return None
 
 
 def overlays(site: Installation) -> list[str]:

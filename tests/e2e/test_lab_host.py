@@ -28,7 +28,7 @@ def test_the_lab_host_is_described_validly(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["quickstart", "test", "bench", "libvirtd-up", "audit-packages"])
+@pytest.mark.parametrize("name", ["quickstart", "test", "bench", "libvirtd-up", "test-lowest", "audit-packages"])
 def test_scripts_are_executable_and_sound(name: str) -> None:
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)

@@ -41,10 +41,9 @@ def test_a_killed_guest_costs_only_what_it_had_under_way_and_gets_nothing_more(l
     wait_until(lambda: load.client.instances(time.monotonic() - 2) == {victim, other}, 20, "both answer")
     killed_at = time.monotonic()
     seen = kill_guest(load, victim)
-    assert seen.others == ()
-    assert seen.sent_for < 1.0
+    assert (seen.others, seen.elsewhere, seen.late) == ((), 0, 0)
     assert load.client.instances(killed_at + 1.0) == {other}
-    assert seen.sent > 20
+    assert seen.sent > 100
 
     repaired_at = time.monotonic()
     assert load.measure(repair).failed == ()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 import sqlite3
 import tarfile
 import threading
@@ -14,7 +16,7 @@ import pytest
 
 from orchestrator.config.ledger import Ledger
 from orchestrator.config.paths import StatePaths
-from orchestrator.errors import Conflict, SpecError, StoreError, UnderstudyError
+from orchestrator.errors import Conflict, HostFull, SpecError, StoreError, UnderstudyError
 from orchestrator.service.backup import opened_backup, restore_backup, write_backup
 from orchestrator.service.identity import ensure_identity
 from orchestrator.store import Lease, Store, open_store
@@ -236,16 +238,35 @@ def rewritten(archive: Path, edit: Edit) -> Path:
     return target
 
 
-def add(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Edit:
+def add(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> Edit:
     def edit(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         manifest = json.loads(entries[0][1])
-        manifest["files"][name] = "0" * 64
+        manifest["files"][name], manifest["sizes"][name] = "0" * 64, size
         entries[0] = (entries[0][0], json.dumps(manifest).encode())
         entry = tarfile.TarInfo(name)
         entry.type, entry.linkname = kind, link
         entries.append((entry, b""))
 
     return edit
+
+
+def grow(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    """A file that is larger than was written, in an archive that says so."""
+    (manifest, words), (entry, content) = entries[0], entries[-1]
+    grown = content + b"x"
+    known = json.loads(words)
+    known["files"][entry.name] = hashlib.sha256(grown).hexdigest()
+    entries[0], entries[-1] = (manifest, json.dumps(known).encode()), (entry, grown)
+
+
+def mislay_a_size(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    known = json.loads(entries[0][1])
+    known["sizes"].popitem()
+    entries[0] = (entries[0][0], json.dumps(known).encode())
+
+
+def say_nonsense(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    entries[0] = (entries[0][0], b"[" * 100_000)
 
 
 def damage(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
@@ -271,6 +292,11 @@ def be_newer(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
         add("private/keys/link", tarfile.SYMTYPE, "/etc/passwd"),
         add("private/keys/hard", tarfile.LNKTYPE, "store.sqlite"),
         add("private/uploads", tarfile.DIRTYPE),
+        add("private/uploads/device", tarfile.CHRTYPE),
+        add("private/uploads/pipe", tarfile.FIFOTYPE),
+        grow,
+        mislay_a_size,
+        say_nonsense,
         damage,
         leave_out,
         be_newer,
@@ -289,6 +315,116 @@ def test_an_archive_that_is_not_as_it_was_written_is_refused_and_nothing_changes
     assert error.value.fix
     assert sorted(new.root.rglob("*")) == before
     assert not (tmp_path.parent / "evil").exists()
+
+
+def header(name: str, kind: bytes, size: int, rest: bytes = b"") -> bytes:
+    """A header of 512 bytes with `rest` at the place where GNU tar keeps what it says of holes."""
+    made = tarfile.TarInfo(name)
+    made.type, made.size = kind, size
+    block = bytearray(made.tobuf(tarfile.GNU_FORMAT)[-512:])
+    block[386 : 386 + len(rest)] = rest
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def with_a_hole(size: int) -> bytes:
+    """GNU tar's entry of a file that has no data and says it is `size` bytes long."""
+    holes = b"%011o\0%011o\0" % (size, 0) + bytes(24 * 3 + 1) + b"%011o\0" % size
+    return header("private/uploads/hole.tar", tarfile.GNUTYPE_SPARSE, 0, holes)
+
+
+def with_a_hole_in_pax(size: int) -> bytes:
+    pairs = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1", "GNU.sparse.size": str(size)}
+    pairs |= {"GNU.sparse.map": f"{size},0", "GNU.sparse.name": "private/uploads/hole.tar"}
+    made = tarfile.TarInfo("private/uploads/hole.tar")
+    made.pax_headers = pairs
+    return made.tobuf(tarfile.PAX_FORMAT)
+
+
+HOLE = 2**30
+
+
+@pytest.mark.parametrize("entry", [with_a_hole(HOLE), with_a_hole_in_pax(HOLE)], ids=["gnu", "pax"])
+def test_an_entry_that_is_mostly_a_hole_is_refused_unread(entry: bytes, archive: Path, tmp_path: Path) -> None:
+    """It would become a file of any size."""
+    crafted = rewritten(archive, add("private/uploads/hole.tar", size=HOLE))
+    content = crafted.read_bytes().rstrip(b"\0")
+    start = content.rindex(b"private/uploads/hole.tar")
+    crafted.write_bytes(content[:start] + entry + bytes(1024))
+    with tarfile.open(crafted) as made:
+        (hole,) = (one for one in made if one.name == "private/uploads/hole.tar")
+        assert (hole.issparse(), hole.size) == (True, HOLE)
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(SpecError, match="which is no"):
+        restore_backup(new, crafted, NOW)
+    assert free - shutil.disk_usage(tmp_path).free < HOLE / 2
+
+
+def test_a_header_that_announces_a_giant_name_is_refused_unread(archive: Path, tmp_path: Path) -> None:
+    """tarfile would take it all into memory."""
+    crafted = tmp_path / "crafted.tar"
+    with crafted.open("wb") as file:
+        file.write(header("././@LongLink", tarfile.GNUTYPE_LONGNAME, HOLE))
+        file.truncate(HOLE + 1024)  # takes no room
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    with pytest.raises(SpecError, match="which is no plain file"):
+        restore_backup(new, crafted, NOW)
+
+
+def test_what_there_is_no_room_for_is_not_unpacked(archive: Path, tmp_path: Path) -> None:
+    def be_huge(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        known = json.loads(entries[0][1])
+        known["sizes"]["store.sqlite"] = 2**60
+        entries[0] = (entries[0][0], json.dumps(known).encode())
+
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    with pytest.raises(HostFull, match="MiB free"):
+        restore_backup(new, rewritten(archive, be_huge), NOW)
+    assert list(new.work.iterdir()) == []
+
+
+def test_an_archive_from_before_sizes_were_written_is_restored(archive: Path, tmp_path: Path) -> None:
+    def forget(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        known = json.loads(entries[0][1])
+        del known["sizes"]
+        entries[0] = (entries[0][0], json.dumps(known).encode())
+
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    restore_backup(new, rewritten(archive, forget), NOW)
+    assert new.database.exists()
+
+
+def with_settings(text: bytes) -> Edit:
+    def edit(entries: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        known = json.loads(entries[0][1])
+        known["files"]["config.toml"] = hashlib.sha256(text).hexdigest()
+        known["sizes"]["config.toml"] = len(text)
+        entries[0] = (entries[0][0], json.dumps(known).encode())
+        place = next(number for number, (entry, _) in enumerate(entries) if entry.name == "config.toml")
+        entries[place] = (entries[place][0], text)
+
+    return edit
+
+
+def test_settings_that_would_start_a_program_are_not_put_in_place(archive: Path, tmp_path: Path) -> None:
+    """`restore` adopts at once, by the hosts that the restored file names."""
+    crafted = rewritten(archive, with_settings(b'[[hosts]]\nuri = "qemu+ssh://h/system?command=/tmp/x"\n'))
+    new = StatePaths(tmp_path / "new")
+    new.ensure()
+    with pytest.raises(SpecError, match=r"config.toml in the backup: hosts.0.uri: .*'command'") as refused:
+        restore_backup(new, crafted, NOW)
+    assert str(new.settings) in refused.value.fix
+    assert not new.settings.exists()
+    assert not new.database.exists()
+    new.settings.write_text('prefix = "mine"\n', encoding="utf-8")
+    restore_backup(new, crafted, NOW)
+    assert new.settings.read_text(encoding="utf-8") == 'prefix = "mine"\n'
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"\0" * 4096])

@@ -49,7 +49,7 @@ def load() -> list[Tally]:
         made.site.run("scale", "web", "2")
         killed = kill_guest(made, made.instances()[0])
         note = f"and {len(killed.in_flight)} of those under way; nothing sent to it after {killed.sent_for:.2f} s"
-        tallies.append(Tally("guest killed", killed.sent, len(killed.others), note))
+        tallies.append(Tally("guest killed", killed.sent, killed.bad, note))
         seen = made.measure(repair)
         tallies.append(Tally("killed guest started again", seen.sent, len(seen.failed)))
     return tallies

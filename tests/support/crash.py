@@ -6,8 +6,8 @@ again in a new one, until one comes to the end. Prints as JSON the kinds, in the
 after which of them HAProxy had a server ready whose machine did not run.
 
 Kinds: `libvirt.CLASS.CALL`, `haproxy.COMMAND`, `host.CALL`, `balancer.CALL`, `store.CALL`, `ledger.CALL`, each
-`before`, `during` (30 ms after it began) or `after`; and for each operation `OPERATION/STEP`, after every record
-and effect.
+`before`, `during` (10 ms after it began, unless it has returned by then) or `after`; and for each operation
+`OPERATION/STEP`, after every record and effect. Which calls there are is derived: see `kill_points`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import libvirt
 from sqlalchemy import event
 
 from orchestrator.config.ledger import Ledger
@@ -43,33 +41,21 @@ from orchestrator.reconcile.controller import Controller
 from orchestrator.reconcile.parts import ControllerParts
 from orchestrator.service import declare, members
 from orchestrator.store.records import Recorder
+from tests.support.kill_points import HOST_CALLS, READING, WRAPPED
+from tests.support.servers import ready_servers
 
-_DURING = 0.03  # seconds
+_DURING = 0.01  # seconds
 _ATTEMPT_SECONDS = 100  # after which an operation that does not end is a failure
 _MOST_ATTEMPTS = 150
 
-_OF_DOMAINS = (
-    "defineXML",
-    "create",
-    "destroy",
-    "undefineFlags",
-    "shutdown",
-    "managedSave",
-    "managedSaveRemove",
-    "setMetadata",
-)
-_OF_DISKS = ("createXML", "delete", "resize", "upload", "send", "finish", "attachDeviceFlags")
-_CHANGING = frozenset({*_OF_DOMAINS, *_OF_DISKS, "storagePoolDefineXML"})
-_OF_MACHINES = ("create_machine", "start_machine", "shut_down_machine", "hibernate_machine", "destroy_machine")
-_HOST_CALLS = frozenset(
-    {*_OF_MACHINES, "ensure_image", "attach", "remove_local_storage", "mark_machine", "remove_seed"}
-)
 _STORE_CALLS = frozenset({"declare_set", "mark_deleting", "request", "touch_set", "note", "write_fact"})
 _COMMANDS = ("add server", "enable health", "set server", "set weight", "del server", "shutdown sessions")
 
 
 class Fuse:
     """Kills its process at a kind of point that was not tried before. Thread-safe."""
+
+    during = _DURING
 
     def __init__(self, tried: Path, operation: str) -> None:
         self._file = tried
@@ -85,23 +71,35 @@ class Fuse:
     def step(self, name: str) -> None:
         self.burn(f"{self._operation}/{name}")
 
+    def known(self) -> frozenset[str]:
+        return frozenset(self._known)
+
     def around(self, kind: str, call: Callable[[], Any]) -> Any:
-        """The call, with a kill point before it, in it and after it."""
+        """The call, with a kill point before it, after it and, if it takes its time, in the middle of it."""
         self.burn(f"{kind} before")
-        timer = None
-        if f"{kind} during" not in self._known:
-            timer = threading.Timer(_DURING, self.burn, [f"{kind} during"])
-            timer.daemon = True
-            timer.start()
-        try:
-            result = call()
-            if timer is not None:
-                timer.join()
-        finally:
-            if timer is not None:
-                timer.cancel()
+        inside = f"{kind} during"
+        result = call() if inside in self._known else self._with_one_inside(inside, call)
         self.burn(f"{kind} after")
         return result
+
+    def _with_one_inside(self, kind: str, call: Callable[[], Any]) -> Any:
+        """Nothing is killed in a call that has returned: whether it has is asked under the lock that kills."""
+        has_returned = False
+
+        def strike() -> None:
+            with self._lock:
+                if not has_returned:
+                    self._blow(kind)
+
+        timer = threading.Timer(self.during, strike)
+        timer.daemon = True
+        timer.start()
+        try:
+            return call()
+        finally:
+            timer.cancel()
+            with self._lock:
+                has_returned = True
 
     def _blow(self, kind: str) -> None:
         with self._file.open("a", encoding="utf-8") as file:
@@ -146,7 +144,7 @@ class WiredLibvirt:
 
         def call(*words: Any) -> Any:
             bare = [word._target if isinstance(word, WiredLibvirt) else word for word in words]
-            if name not in _CHANGING:
+            if name in READING:
                 return self._wire(found(*bare))
             kind = f"libvirt.{type(self._target).__name__}.{name}"
             return self._wire(self._fuse.around(kind, lambda: found(*bare)))
@@ -156,8 +154,7 @@ class WiredLibvirt:
     def _wire(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self._wire(one) for one in value]
-        kinds = (libvirt.virDomain, libvirt.virStoragePool, libvirt.virStorageVol, libvirt.virStream)
-        return WiredLibvirt(value, self._fuse) if isinstance(value, kinds) else value
+        return WiredLibvirt(value, self._fuse) if isinstance(value, WRAPPED) else value
 
 
 class WiredConnection(LibvirtConnection):
@@ -249,7 +246,7 @@ class WiredRuntime(Runtime):
 
     @cached_property
     def hosts(self) -> Any:
-        return {name: WiredHost(host, "host", self._fuse, _HOST_CALLS) for name, host in super().hosts.items()}
+        return {name: WiredHost(host, "host", self._fuse, HOST_CALLS) for name, host in super().hosts.items()}
 
     @cached_property
     def balancer(self) -> Any:
@@ -327,6 +324,9 @@ _OPERATIONS: Mapping[str, Callable[..., None]] = {
     "apply": apply,
     "rollout": apply,
     "scale-out": scale,
+    "scale-out-stopped": scale,
+    "scale-out-running": scale,
+    "scale-fork": scale,
     "scale-cold": scale,
     "scale-in": scale,
     "reimage": reimage,
@@ -361,24 +361,6 @@ def attempt(root: Path, tried: Path, operation: str, arguments: list[str]) -> in
 
 def kinds_in(tried: str) -> list[str]:
     return Path(tried).read_text(encoding="utf-8").splitlines()
-
-
-def ready_servers(root: Path) -> set[str]:
-    """Names of the servers that HAProxy sends new requests to, over all backends."""
-    path = root / "haproxy" / "stats.sock"
-    with socket.socket(socket.AF_UNIX) as talk:
-        talk.settimeout(5)
-        try:
-            talk.connect(str(path))
-            talk.sendall(b"show servers state\n")
-            answer = b""
-            while chunk := talk.recv(65536):
-                answer += chunk
-        except OSError:
-            return set()
-    rows = [line.split() for line in answer.decode().splitlines() if line and line[0].isdigit()]
-    # 4 is said for ever of one that began in maintenance.
-    return {row[3] for row in rows if len(row) > 7 and row[6] in ("0", "4") and row[7] != "0"}
 
 
 def running_members(uri: str, prefix: str) -> set[str]:

@@ -9,8 +9,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ NEXT_WEB = SLOW_WEB.replace("httpd -p", "echo second edition > /srv/www/edition\
 DRAIN_TIMEOUT = 5.0  # seconds, as `web_set` declares it
 SECOND_PORT = 8081
 WATCHED = 4.0  # seconds after the death of a guest
+NOTICED = 1.0  # seconds after it in which HAProxy may still choose it
+# One request each 20 ms, for some seconds only: two guests that are emulated on two slow cores have to bear it.
+DENSE_RATE, DENSE_CLIENTS, LEAD = 50.0, 10, 1.0
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,36 @@ class Outcome:
 
 @dataclass(frozen=True)
 class GuestKilled:
-    """`in_flight` failed that were under way when the guest died, `others` that were not; `sent_for` seconds after
-    its death HAProxy chose it for the last time."""
+    """`in_flight` failed that were under way when the guest died, `others` that were not; `elsewhere`: how many
+    HAProxy saw fail at guests that live. `sent_for` seconds after its death HAProxy chose it for the last time,
+    `late` times when it should have known better."""
 
     sent: int
     in_flight: tuple[Request, ...]
     others: tuple[Request, ...]
+    elsewhere: int
     sent_for: float
+    late: int
+
+    @property
+    def bad(self) -> int:
+        return len(self.others) + self.elsewhere + self.late
+
+
+def judge_kill(
+    requests: Sequence[Request], died_at: float, chosen: Sequence[tuple[float, int]], elsewhere: int
+) -> GuestKilled:
+    """`chosen`: when was looked, from the death on, and how often HAProxy had chosen the guest by then."""
+    failed = [one for one in requests if one.failure and one.until >= died_at]
+    more = [(at, count - before) for (_, before), (at, count) in pairwise(chosen) if count > before]
+    return GuestKilled(
+        sent=sum(one.at >= died_at for one in requests),
+        in_flight=tuple(one for one in failed if one.at <= died_at),
+        others=tuple(one for one in failed if one.at > died_at),
+        elsewhere=elsewhere,
+        sent_for=max((at - died_at for at, _ in more), default=0.0),
+        late=sum(count for at, count in more if at - died_at > NOTICED),
+    )
 
 
 @dataclass(frozen=True)
@@ -107,15 +134,23 @@ class Loaded:
         """How often HAProxy chose it for a request so far, by its own count."""
         return self._count("lbtot", instance)
 
+    def errors_except_of(self, instance: str) -> int:
+        """How often a request failed at any other, by HAProxy's own count."""
+        others = [row for row in self._rows() if row["svname"] not in (instance, "FRONTEND", "BACKEND")]
+        return sum(int(row[column] or 0) for row in others for column in ("econ", "eresp"))
+
     def requests_sent_again(self) -> int:
         """By the HAProxy process that runs now."""
         return self._count("wretr", "BACKEND") + self._count("wredis", "BACKEND")
 
     def _count(self, column: str, row_name: str) -> int:
+        return sum(int(row[column] or 0) for row in self._rows() if row["svname"] == row_name)
+
+    def _rows(self) -> list[dict[str, str]]:
+        """HAProxy's statistics: frontends, backends and servers."""
         text = RuntimeApi(self.site.root / "haproxy" / "stats.sock").ask("show stat")
-        header, *rows = (line.removeprefix("# ").split(",") for line in text.splitlines())
-        found = [dict(zip(header, row, strict=False)) for row in rows]
-        return sum(int(row[column] or 0) for row in found if row["svname"] == row_name)
+        header, *rows = (line.removeprefix("# ").split(",") for line in text.splitlines() if line)
+        return [dict(zip(header, row, strict=False)) for row in rows]
 
     def qemu_pid(self, instance: str) -> int:
         words = f"guest={self.site.prefix}-{instance},"
@@ -230,19 +265,22 @@ def roll_model(load: Loaded) -> None:
 
 
 def kill_guest(load: Loaded, victim: str) -> GuestKilled:
-    """SIGKILL of its QEMU while no controller runs: HAProxy has to find out by itself. It stays dead."""
-    count = load.requests_sent_to(victim)
-    os.kill(load.qemu_pid(victim), signal.SIGKILL)
-    died_at = last_at = time.monotonic()
-    while time.monotonic() < died_at + WATCHED:
-        if (now_sent := load.requests_sent_to(victim)) != count:
-            count, last_at = now_sent, time.monotonic()
-        time.sleep(0.02)
-    requests = load.client.requests(died_at - PATIENCE)
-    failed = [one for one in requests if one.failure and one.until >= died_at]
-    in_flight = tuple(one for one in failed if one.at <= died_at)
-    others = tuple(one for one in failed if one.at > died_at)
-    return GuestKilled(len(load.client.requests(died_at)), in_flight, others, last_at - died_at)
+    """SIGKILL of its QEMU while no controller runs: HAProxy has to find out by itself. It stays dead.
+
+    More traffic than otherwise, so that hardly a moment passes without a request that could be lost.
+    """
+    with traffic(load.site.endpoint, rate=DENSE_RATE, clients=DENSE_CLIENTS) as dense:
+        time.sleep(LEAD)
+        errors = load.errors_except_of(victim)
+        chosen = [(time.monotonic(), load.requests_sent_to(victim))]
+        os.kill(load.qemu_pid(victim), signal.SIGKILL)
+        died_at = time.monotonic()
+        while time.monotonic() < died_at + WATCHED:
+            chosen.append((time.monotonic(), load.requests_sent_to(victim)))
+            time.sleep(0.02)
+        errors = load.errors_except_of(victim) - errors
+    requests = [*load.client.requests(died_at - PATIENCE), *dense.requests(died_at - PATIENCE)]
+    return judge_kill(requests, died_at, chosen, errors)
 
 
 def repair(load: Loaded) -> None:

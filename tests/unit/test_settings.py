@@ -98,6 +98,57 @@ def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, text: str, exp
     assert expected in said
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "qemu:///system",
+        "qemu:///session",
+        "qemu+unix:///system?socket=/srv/h2/libvirt-sock",
+        "qemu+unix:///session?socket=/run/user/1000/libvirt/libvirt-sock&no_verify=1",
+        "qemu+ssh://root@h2.example:2222/system?keyfile=/root/.ssh/id&no_tty=1&known_hosts=/root/hosts",
+        "qemu+libssh://h2/system?sshauth=agent",
+        "qemu+libssh2://h2/system",
+        "qemu+tls://h2/system?pkipath=/etc/pki/h2",
+        "qemu://h2/system",
+        "qemu+tcp://[fd00::1]:16509/system",
+        "test:///default",
+        "test:///srv/node.xml",
+    ],
+)
+def test_a_host_of_every_known_kind_is_accepted(tmp_path: Path, uri: str) -> None:
+    assert load(tmp_path, f"[[hosts]]\nuri = '{uri}'\n").hosts[0].uri == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("qemu+ext:///system?command=/tmp/x", "'ext'"),
+        ("qemu+ext://h2/system", "'ext'"),
+        ("qemu+ssh://h2/system?command=/tmp/x", "'command'"),
+        ("qemu+ssh://h2/system?no_tty=1&command=/tmp/x", "'command'"),
+        ("qemu+ssh://h2/system?no_tty=1;command=/tmp/x", "'command'"),
+        ("qemu+ssh://h2/system?%63ommand=/tmp/x", "'%63ommand'"),
+        ("qemu+ssh://h2/system?COMMAND=/tmp/x", "'COMMAND'"),
+        ("qemu+ssh://h2/system?netcat=/tmp/x", "'netcat'"),
+        ("qemu+unix:///system?name=qemu%2Bext:///system", "'name'"),
+        ("qemu+ssh://-oProxyCommand=x/system", "'-oProxyCommand=x'"),
+        ("qemu+ssh://-l@h2/system", "'-l@h2'"),
+        ("qemu:///embed?root=/tmp/x", "'/embed'"),
+        ("QEMU+ssh://h2/system", "'QEMU'"),
+        ("lxc:///system", "'lxc'"),
+        ("xen+ssh://h2/", "'xen'"),
+        ("h2", "'h2'"),
+        ("", "''"),
+        ("qemu:///system#x", "'qemu:///system#x'"),
+        ("qemu+ssh://h2/system\\n", "such as qemu:///system"),
+    ],
+)
+def test_a_uri_that_could_start_a_program_is_refused(tmp_path: Path, uri: str, named: str) -> None:
+    said = complaint(tmp_path, f'[[hosts]]\nuri = "{uri}"\n')
+    assert said.startswith("config.toml: hosts.0.uri: ")
+    assert named in said
+
+
 def test_what_is_not_toml_is_refused_with_its_place(tmp_path: Path) -> None:
     assert "line 1" in complaint(tmp_path, "prefix = \n")
 

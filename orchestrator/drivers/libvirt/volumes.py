@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import libvirt
 
@@ -95,18 +96,42 @@ class Volumes:
                 raise
 
     def is_there(self, name: str) -> bool:
-        """Whether there is a file behind the volume: libvirt goes on listing one that was deleted behind it."""
+        """Whether there is a file behind the volume."""
+        return self.find_state(name) is not None
+
+    def find_state(self, name: str) -> str | None:
+        """Another one whenever the file behind the volume was written to, renamed or replaced: its size and its
+        times, that of its inode's last change too, which nobody can set.
+
+        None where no file is behind it: libvirt goes on listing one that was deleted behind it.
+        """
         volume = self.find(name)
         if volume is None:
-            return False
+            return None
         try:
-            volume.info()
+            document = ElementTree.fromstring(volume.XMLDesc())  # noqa: S314 - libvirt wrote it
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
                 self.refresh()
-                return False
+                return None
             raise from_libvirt(error, f"cannot look up volume {name!r}") from error
-        return True
+        places = ("physical", "target/timestamps/mtime", "target/timestamps/ctime")
+        return " ".join(document.findtext(place, "?") for place in places)
+
+    def sha256_of(self, name: str) -> str:
+        """Of the file as it is. Raises HostError if there is no such volume."""
+        path = self.path_of(name)
+        if is_here(self._connection.uri):
+            with contextlib.suppress(OSError), Path(path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with translated(f"cannot read volume {name!r}"):
+            stream = self._connection.get().newStream(0)
+            self.ensure_pool().storageVolLookupByName(name).download(stream, 0, 0, 0)
+            while chunk := stream.recv(_CHUNK):
+                digest.update(chunk)
+            stream.finish()
+        return digest.hexdigest()
 
     def list_names(self) -> list[str]:
         with translated("cannot list volumes"):
