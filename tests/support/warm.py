@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import libvirt
 from orchestrator.drivers.libvirt.save_image import copy_save_image, read_save_image
 from orchestrator.render.fork import render_fork
 
+BASE, _PREFIX = Path("/var/tmp"), "understudy-warm-"
 _DEFINED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
@@ -34,7 +37,7 @@ class WarmGuest:
             self._go_on(domain, Path(self._kept.name))
 
     def _keep(self, domain: Any) -> None:
-        kept = tempfile.TemporaryDirectory(prefix="understudy-warm-", dir="/var/tmp")
+        kept = _make_room()
         memory = Path(kept.name) / "memory"
         domain.save(str(memory))
         _copy(overlay_of(domain), Path(kept.name) / "disk")
@@ -60,6 +63,14 @@ class WarmGuest:
             domain.connect().restoreFlags(str(own), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
         finally:
             own.unlink()
+
+
+def _make_room() -> tempfile.TemporaryDirectory[str]:
+    """Named after this process; what killed ones have left goes."""
+    for left in BASE.glob(f"{_PREFIX}*"):
+        if not Path("/proc", left.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-", dir=BASE)
 
 
 def overlay_of(domain: Any) -> Path:
