@@ -44,3 +44,29 @@ def test_all_settings_are_shown_with_their_defaults(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text, encoding="utf-8")
     assert load_settings(file) == Settings()
+
+
+FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+
+
+def named_tests() -> list[tuple[str, str]]:
+    """(files, pattern of a name) of every test in the last column of a table: `X` is the file that the page begins
+    with, `unit` any of the core's, and dots stand for the rest of a name."""
+    letters = dict(re.findall(r"\b([A-Z]) = `(tests/[^`]+)`", FAULTS))
+    found, files = [], ""
+    for line in (one for one in FAULTS.splitlines() if one.startswith("|")):
+        words = r"(?<!`)\b([A-Z]|unit|the same)\b(?!`)|`(tests/[^` ]+\.py)`|`(\w+_\w*(?:\.\.\.\w*)*)`"
+        for place, file, name in re.findall(words, line.rsplit("|", 2)[-2]):
+            if place in letters or place == "unit" or file:
+                files = file or letters.get(place, "tests/unit/*.py")
+            elif name and not name.endswith(".py"):
+                found.append((files, name.replace("...", r"\w*")))
+    return found
+
+
+def test_every_test_that_the_page_of_faults_names_is_there() -> None:
+    named = named_tests()
+    assert len(named) > 80
+    for files, pattern in named:
+        text = "".join(file.read_text(encoding="utf-8") for file in ROOT.glob(files))
+        assert re.search(rf"def test_\w*{pattern}", text), (files, pattern)
