@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 
 import pytest
 
+from tests.support.following import Event, following
 from tests.support.installation import Installation
 from tests.support.specs import WEB, room_for, web_set
 from tests.support.traffic import traffic
@@ -95,6 +97,42 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
     assert {row["incarnation"] for row in status["members"]} == {1}
     stops = [event for event in site.json_lines("events", "web") if event["kind"] == "rollout_stopped"]
     assert len(stops) == 1
+
+
+def test_going_back_in_the_middle_of_a_rollout_waits_for_no_pool_and_costs_no_request(site: Installation) -> None:
+    pool = "{state: stopped, max_ready: 3}"
+    first = str(site.write("first.yaml", web_set(site, instances=2, standby=pool)))
+    second = str(site.write("second.yaml", web_set(site, instances=2, standby=pool, user_data=NEW_WEB)))
+    site.run("apply", first)
+    old = {row["name"] for row in site.members("instance")}
+    with traffic(site.endpoint) as client:
+        with following(site) as told:
+            applying = site.start("apply", second)
+            told.wait(is_replaced, 150, "an instance of the older model leaves")
+            applying.send_signal(signal.SIGINT)
+            applying.communicate(timeout=60)
+        known = site.json_lines("events", "web")[-1]["id"]
+        serving = {row["name"] for row in site.members("instance") if row["phase"] == "in_service"}
+        assert serving & old
+        assert serving - old
+        said = site.run("apply", first)
+    assert client.failed() == []
+    assert "2 instances of web are of the model of before, image micro:1" in said
+    status = site.status()
+    assert (status["converged"], status["rollout"]["state"], status["standby"]["ready"]) == (True, "none", 1)
+    rows = site.members("instance")
+    assert serving & old <= {row["name"] for row in rows if row["incarnation"] == 1}
+    assert not (serving - old) & {row["name"] for row in rows}
+    assert site.fetch("/edition") == ""
+
+    events = [event for event in site.json_lines("events", "web") if event["id"] > known]
+    kinds = [event["kind"] for event in events]
+    assert kinds.index("rollout_back") < kinds.index("claim_cold") < kinds.index("standby")
+    assert "replacing" in events[kinds.index("claim_cold")]["reason"]
+
+
+def is_replaced(event: Event) -> bool:
+    return event["kind"] == "retired" and str(event["reason"]).startswith("replacing")
 
 
 def test_without_room_growth_waits_with_its_reason_and_shrinking_goes_on(site: Installation) -> None:
