@@ -341,8 +341,13 @@ def _event(
 
 
 def _rule(wanted: ScaleSet) -> str:
-    if replaces_in_place(wanted):
-        return "instances keep their names"
     surge, unavailable = bounds_of(wanted)
     declared = wanted.wanted_instances
+    if replaces_in_place(wanted):
+        away = max(unavailable, 1)
+        though = ", though max_unavailable allows none" if away > wanted.spec.update.unavailable(declared) else ""
+        return (
+            f"instances keep their names and drives, so machines are replaced in place, {away} at a time and out "
+            f"of service meanwhile{though}: at least {max(declared - away, 0)} in service"
+        )
     return f"at most {declared + surge} instances, at least {max(declared - unavailable, 0)} in service"

@@ -560,6 +560,30 @@ def test_a_rollout_is_told_when_it_begins_and_when_it_is_done() -> None:
     assert told(begun, *after) == [("rollout_done", "2 instances of web are of the new model, image micro:1")]
 
 
+@pytest.mark.parametrize(
+    ("update", "rule"),
+    [
+        (
+            {},
+            "1 at a time and out of service meanwhile, though max_unavailable allows none: at least 2 in service",
+        ),
+        (
+            {"max_unavailable": "20%"},
+            "1 at a time and out of service meanwhile, though max_unavailable allows none: at least 2 in service",
+        ),
+        ({"max_unavailable": 2}, "2 at a time and out of service meanwhile: at least 1 in service"),
+    ],
+)
+def test_that_a_set_with_drives_serves_with_fewer_meanwhile_is_told_before(
+    update: dict[str, Any], rule: str
+) -> None:
+    drives = [{"name": "data", "size": "16MiB", "mount": "/data"}]
+    wanted = replace(rolling(3, drives=drives, update=update), rollout=RolloutCondition())
+    ((kind, words),) = told(wanted, *old(wanted, 3))
+    assert kind == "rollout_started"
+    assert words.endswith(f"; instances keep their names and drives, so machines are replaced in place, {rule}")
+
+
 def test_another_model_on_the_way_is_told_as_a_rollout_of_its_own() -> None:
     wanted = replace(rolling(2), rollout=RolloutCondition(RolloutLevel.STOPPED, OLD))
     ((kind, _words),) = told(wanted, *old(wanted, 2))
