@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from orchestrator.models.naming import image_volume
 from tests.support.following import Event, following
 from tests.support.installation import Installation
 from tests.support.specs import WEB, room_for, web_set
@@ -66,6 +70,53 @@ def assert_a_new_one_served_before_each_old_one_left(events: list[dict[str, str]
             serving -= 1
             assert serving >= 2
     assert serving == 2
+
+
+def test_a_newer_version_of_the_image_rolls_out_without_a_failed_request(
+    site: Installation, micro_image: Path
+) -> None:
+    """The same guest on a disk that is a little larger, so that it is another image."""
+    file = str(site.write("web.yaml", web_set(site, instances=2)))
+    site.run("apply", file)
+    old = {row["name"] for row in site.members("instance")}
+    newer = site.root / "newer.qcow2"
+    shutil.copy(micro_image, newer)
+    subprocess.run(["qemu-img", "resize", "-q", str(newer), "+1M"], check=True)
+    site.run("image", "add", "micro", str(newer))
+    assert site.status()["newer_image"] == "micro:2"
+    assert "nothing to remove" in site.run("image", "prune")
+    with traffic(site.endpoint) as client:
+        said = site.run("apply", file)
+    assert client.failed() == []
+    assert len(client.requests()) > 50
+    assert "2 instances of web are of the new model, image micro:2" in said
+    status = site.status()
+    assert (status["converged"], status["image"], status["newer_image"]) == (True, "micro:2", None)
+    rows = site.members("instance")
+    assert len(rows) == 2
+    assert not old & {row["name"] for row in rows}
+    assert client.instances() & {row["name"] for row in rows}
+    digest = site.json("image", "show", "micro:2")["digest"]
+    assert {disk for row in rows for disk in base_disks(site, row["domain"])} == {
+        image_volume(site.prefix, digest)
+    }
+    assert "micro:1 is removed" in site.run("image", "prune")
+
+
+def base_disks(site: Installation, domain: str) -> set[str]:
+    """Names of the images that a machine's disk is written over."""
+    listed = subprocess.run(
+        ["virsh", "-q", "-c", site.uri, "domblklist", domain], capture_output=True, text=True, check=True
+    ).stdout
+    overlay = next(line.split()[1] for line in listed.splitlines() if line.split()[1].endswith(".qcow2"))
+    said = subprocess.run(
+        ["qemu-img", "info", "-U", "--backing-chain", "--output=json", overlay],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = {Path(layer["filename"]).name for layer in json.loads(said)}
+    return {name for name in names if "-image-" in name}
 
 
 def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installation) -> None:
