@@ -156,6 +156,7 @@ class RolloutLevel(StrEnum):
 
     NONE = "none"
     ON = "on"
+    BACK = "back"  # to the model before one whose rollout had not ended
     STOPPED = "stopped"
 
 

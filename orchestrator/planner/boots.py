@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
 
-from orchestrator.models.members import Member, Phase, PoolState, Role
+from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
 from orchestrator.models.sightings import HostSighting, Observed, Power
 from orchestrator.models.steps import Effect, EffectKind, NoteWait, Step
 from orchestrator.planner.world import Desired, sighting_of
@@ -20,6 +22,23 @@ LONGEST = 180.0
 """Seconds after which a guest that is set up, or started, holds up nobody: it hangs, or waits for something."""
 
 Waiting = tuple[Member, str]  # who is not begun yet, and why
+
+
+class Rank(IntEnum):
+    """Who gets a CPU first. Each waits for those that boot of its own rank and of those before it."""
+
+    INSTANCE = 0
+    FLOOR = 1  # of a pool that would else be below `min_ready`
+    REFILL = 2
+
+
+# Of a pool, who counts toward `min_ready` first: what is nearest to being ready. What failed is tried again later.
+_PROGRESS = {
+    phase: number
+    for number, phase in enumerate(
+        (Phase.STANDBY, Phase.PARKING, Phase.READY, Phase.STARTING, Phase.PROVISIONING, Phase.CREATING)
+    )
+}
 
 
 @dataclass
@@ -37,26 +56,50 @@ class Boots:
     def hold(self, steps: Sequence[Step]) -> list[Step]:
         """The same steps, most urgent first, without creations for which their host has no CPU.
 
-        One boots in any case. The reserve waits for all that boot, instances only for instances: a refill never
-        holds one up. Whoever is held up is not overtaken.
+        One boots in any case. Instances wait only for instances, the floor of a pool for these and for floors, its
+        other refills for all: they never hold anybody up. Whoever is held up is not overtaken but by who comes
+        before it in rank.
         """
         if not any(self._is_boot(step) for step in steps):
             return list(steps)
         ledger = _Ledger({one.name: one.spec.machine.vcpus for one in self.desired.sets})
         for member in self._booting():
-            ledger.book(member)
+            ledger.book(member, self._rank(member))
         kept: list[Step] = []
         for step in steps:
             if isinstance(step, Effect) and self._is_boot(step) and not self._is_begun(step.member):
                 member, host = step.member, self.observed.hosts[step.member.host]
-                if not ledger.has_place(member, host.cpus):
+                rank = self._rank(member)
+                if not ledger.has_place(member, rank, host.cpus):
                     self.waiting.append((member, _why_held(host)))
                     continue
-                ledger.book(member)
+                ledger.book(member, rank)
             kept.append(step)
         if not self.waiting:
             self.wakes.clear()
         return kept
+
+    def is_floor(self, step: Step) -> bool:
+        """Whether it is about a member without whom its pool would be below `min_ready`."""
+        return isinstance(step, Effect) and step.member.name in self._floors
+
+    @cached_property
+    def _floors(self) -> frozenset[str]:
+        sets = {wanted.name: wanted for wanted in self.desired.sets if wanted.standby_floor}
+        pools: dict[str, list[Member]] = {name: [] for name in sets}
+        for member in self.desired.members:
+            if member.set_name in sets and _counts_for_floor(member, sets[member.set_name]):
+                pools[member.set_name].append(member)
+        floors = (sorted(pool, key=self._nearness)[: sets[name].standby_floor] for name, pool in pools.items())
+        return frozenset(member.name for floor in floors for member in floor)
+
+    def _nearness(self, member: Member) -> tuple[int, bool, float, str]:
+        return (_PROGRESS[member.phase], not self._is_begun(member), member.created_at, member.name)
+
+    def _rank(self, member: Member) -> Rank:
+        if member.role is Role.INSTANCE:
+            return Rank.INSTANCE
+        return Rank.FLOOR if member.name in self._floors else Rank.REFILL
 
     def _is_boot(self, step: Step) -> bool:
         if not isinstance(step, Effect) or step.kind is not EffectKind.CREATE:
@@ -89,22 +132,22 @@ class Boots:
 
 @dataclass
 class _Ledger:
-    """CPUs that guests which boot take, by host and role. `vcpus`: of a guest of each set."""
+    """CPUs that guests which boot take, by host and rank. `vcpus`: of a guest of each set."""
 
     vcpus: Mapping[str, int]
-    taken: defaultdict[tuple[str, Role], int] = field(default_factory=lambda: defaultdict(int))
-    full: set[tuple[str, Role]] = field(default_factory=set)
+    taken: defaultdict[tuple[str, Rank], int] = field(default_factory=lambda: defaultdict(int))
+    full: set[tuple[str, Rank]] = field(default_factory=set)
 
-    def book(self, member: Member) -> None:
-        self.taken[member.host, member.role] += self._size(member)
+    def book(self, member: Member, rank: Rank) -> None:
+        self.taken[member.host, rank] += self._size(member)
 
-    def has_place(self, member: Member, cpus: int) -> bool:
-        roles = (Role.INSTANCE,) if member.role is Role.INSTANCE else tuple(Role)
-        taken = sum(self.taken[member.host, role] for role in roles)
-        is_held = any((member.host, role) in self.full for role in roles)
+    def has_place(self, member: Member, rank: Rank, cpus: int) -> bool:
+        before = [other for other in Rank if other <= rank]
+        taken = sum(self.taken[member.host, other] for other in before)
+        is_held = any((member.host, other) in self.full for other in before)
         if not is_held and (taken == 0 or taken + self._size(member) <= cpus):
             return True
-        self.full.add((member.host, member.role))
+        self.full.add((member.host, rank))
         return False
 
     def _size(self, member: Member) -> int:
@@ -121,6 +164,11 @@ def plan_waits(waiting: Iterable[Waiting]) -> list[NoteWait]:
         NoteWait(name, tuple(members), why, f"not begun yet, {_counted(members)} of {name}: {why}")
         for (name, why), members in untold.items()
     ]
+
+
+def _counts_for_floor(member: Member, wanted: ScaleSet) -> bool:
+    in_pool = member.role is Role.STANDBY and not member.is_leaving
+    return in_pool and member.model == wanted.model and member.phase in _PROGRESS
 
 
 def _starts(member: Member) -> bool:

@@ -102,7 +102,7 @@ def plan(
     if leaks - suspects:
         wakes.append(now + LEAK_LOOK)
     boots = Boots(desired, observed, busy, now)
-    begun = boots.hold(sorted(steps, key=_urgency))
+    begun = boots.hold(sorted(steps, key=lambda step: (_urgency(step), not boots.is_floor(step))))
     waits = plan_waits([*goldens.waiting, *boots.waiting])
     wakes += boots.wakes
     return Plan((*waits, *begun), min(wakes, default=None), leaks - suspects)

@@ -157,7 +157,7 @@ def plan_rollout(view: SetView, in_place: bool) -> Rollout:
     failed = _find_failed(view)
     if failed is not None:
         return _stopped(view.wanted, failed, outdated, held)
-    if not _is_pool_renewed(view):
+    if not _goes_back(view) and not _is_pool_renewed(view):
         return Rollout(RolloutState.POOL, held)
     ready = [one for one in staying if one.request is None and view.powers[one.name] is not Power.UNKNOWN]
     turnover = _renew(view, ready, held) if in_place else _replace(view, ready, held)
@@ -173,6 +173,15 @@ def _spare(view: SetView, staying: list[Member]) -> int:
     useless = sum(one.phase is Phase.FAILED and not view.is_current(one) for one in view.instances)
     surplus = len(view.instances) - useless - view.wanted.wanted_instances
     return max(min(surge, len(staying), current, surplus), 0)
+
+
+def _goes_back(view: SetView) -> bool:
+    """Whether a rollout that had not ended is undone: members of the wanted model are there, or on their way out,
+    that it had not replaced yet. Who asks for that wants to be rid of what it brought: the pool can wait."""
+    wanted, told = view.wanted, view.wanted.rollout
+    if told.level is RolloutLevel.NONE or told.model == wanted.model or told.level is RolloutLevel.BACK:
+        return told == RolloutCondition(RolloutLevel.BACK, wanted.model)
+    return any(view.is_current(one) and (one.phase in AT_REST or one.is_leaving) for one in view.members)
 
 
 def _renews_itself(member: Member) -> bool:
@@ -288,8 +297,7 @@ def note_rollout(view: SetView, rollout: Rollout) -> NoteRollout | None:
     """What changed since it was told last."""
     wanted, told = view.wanted, view.wanted.rollout
     outdated = [member for member in view.members if view.is_outdated(member)]
-    goes_back = told.level is not RolloutLevel.NONE and told.model != wanted.model and not outdated
-    now = RolloutCondition(_level(rollout.state), told.model if goes_back else wanted.model)
+    now = RolloutCondition(_level(view, rollout.state), wanted.model)
     if now.level is RolloutLevel.NONE:
         now = RolloutCondition()
     if now == told or wanted.deleting:
@@ -299,10 +307,10 @@ def note_rollout(view: SetView, rollout: Rollout) -> NoteRollout | None:
     return NoteRollout(wanted.name, now, (event,) if event else (), reason)
 
 
-def _level(state: RolloutState) -> RolloutLevel:
+def _level(view: SetView, state: RolloutState) -> RolloutLevel:
     if state in (RolloutState.NONE, RolloutState.STOPPED):
         return RolloutLevel(state.value)
-    return RolloutLevel.ON
+    return RolloutLevel.BACK if _goes_back(view) else RolloutLevel.ON
 
 
 def _event(
@@ -312,7 +320,8 @@ def _event(
     wanted, (told, now) = view.wanted, change
     name, image = wanted.name, wanted.image.ref
     if now.level is RolloutLevel.NONE:
-        what = "the new model" if told.model == wanted.model else "the model of before"
+        is_new = told.model == wanted.model and told.level is not RolloutLevel.BACK
+        what = "the new model" if is_new else "the model of before"
         count = sum(view.is_current(one) for one in view.instances)
         who = f"1 instance of {name} is" if count == 1 else f"{count} instances of {name} are"
         return "rollout_done", f"{who} of {what}, image {image}"
@@ -323,15 +332,22 @@ def _event(
     if told.model == wanted.model:
         return "rollout_resumed", f"the rollout of {name} goes on: what had failed is ready or gone"
     old = sum(one.role is Role.INSTANCE for one in outdated)
-    return "rollout_started", (
-        f"rolling out a new model to {name}, image {image}: {old} in the set and {len(outdated) - old} in reserve "
-        f"are of an older one; {_rule(wanted)}"
-    )
+    count = f"{old} in the set and {len(outdated) - old} in reserve are of"
+    if now.level is RolloutLevel.BACK:
+        words = f"{name} goes back to the model of before, image {image}: {count} the other one; {_rule(wanted)}"
+        return "rollout_back", words
+    words = f"rolling out a new model to {name}, image {image}: {count} an older one; {_rule(wanted)}"
+    return "rollout_started", words
 
 
 def _rule(wanted: ScaleSet) -> str:
-    if replaces_in_place(wanted):
-        return "instances keep their names"
     surge, unavailable = bounds_of(wanted)
     declared = wanted.wanted_instances
+    if replaces_in_place(wanted):
+        away = max(unavailable, 1)
+        though = ", though max_unavailable allows none" if away > wanted.spec.update.unavailable(declared) else ""
+        return (
+            f"instances keep their names and drives, so machines are replaced in place, {away} at a time and out "
+            f"of service meanwhile{though}: at least {max(declared - away, 0)} in service"
+        )
     return f"at most {declared + surge} instances, at least {max(declared - unavailable, 0)} in service"

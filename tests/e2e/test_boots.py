@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import Any
 
 import pytest
 
 from tests.support.installation import Installation
-from tests.support.specs import web_set
+from tests.support.specs import count_cpus, web_set
 
 pytestmark = [pytest.mark.guest, pytest.mark.alone]
-
-
-def count_cpus(site: Installation) -> int:
-    said = subprocess.run(["virsh", "-c", site.uri, "nodeinfo"], capture_output=True, text=True, check=True).stdout
-    return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("CPU(s):"))
 
 
 def applied(site: Installation, more: int, fork: str = "true") -> list[dict[str, Any]]:

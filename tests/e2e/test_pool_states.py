@@ -70,9 +70,24 @@ def test_from_stopped_to_hibernated_goes_through_running(web: Installation) -> N
     assert "cannot go from stopped to hibernated directly" in said
     assert "--state running" in said
     assert web.status()["standby"] == before
-    for state in ("running", "hibernated"):
+    for state in ("running", "hibernated", "running"):
         web.run("pool", "web", "--state", state)
         assert web.status()["standby"]["zones"] == {"a": {state: 1}}
+
+
+def test_a_ready_member_goes_to_every_state_with_the_machine_it_has(web: Installation) -> None:
+    """Off and on again it boots from its disk; from its saved memory it goes on in the boot it was in."""
+    (before,) = web.members("standby")
+    boots = [ssh(web, before, "cat /proc/sys/kernel/random/boot_id")]
+    for state in ("stopped", "running", "hibernated", "running"):
+        web.run("pool", "web", "--state", state)
+        (row,) = web.members("standby")
+        assert (row["name"], row["incarnation"]) == (before["name"], before["incarnation"])
+        assert (row["phase"], row["power"], row["parked"]) == ("standby", state, state)
+        if state == "running":
+            boots.append(ssh(web, row, "cat /proc/sys/kernel/random/boot_id"))
+    first, after_boot, resumed = boots
+    assert first != after_boot == resumed
 
 
 def test_a_mix_is_kept_in_its_shares_and_claimed_from_the_fastest(web: Installation) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from orchestrator.models.naming import image_volume
+from tests.support.following import Event, following
 from tests.support.installation import Installation
 from tests.support.specs import WEB, room_for, web_set
 from tests.support.traffic import traffic
@@ -66,6 +72,53 @@ def assert_a_new_one_served_before_each_old_one_left(events: list[dict[str, str]
     assert serving == 2
 
 
+def test_a_newer_version_of_the_image_rolls_out_without_a_failed_request(
+    site: Installation, micro_image: Path
+) -> None:
+    """The same guest on a disk that is a little larger, so that it is another image."""
+    file = str(site.write("web.yaml", web_set(site, instances=2)))
+    site.run("apply", file)
+    old = {row["name"] for row in site.members("instance")}
+    newer = site.root / "newer.qcow2"
+    shutil.copy(micro_image, newer)
+    subprocess.run(["qemu-img", "resize", "-q", str(newer), "+1M"], check=True)
+    site.run("image", "add", "micro", str(newer))
+    assert site.status()["newer_image"] == "micro:2"
+    assert "nothing to remove" in site.run("image", "prune")
+    with traffic(site.endpoint) as client:
+        said = site.run("apply", file)
+    assert client.failed() == []
+    assert len(client.requests()) > 50
+    assert "2 instances of web are of the new model, image micro:2" in said
+    status = site.status()
+    assert (status["converged"], status["image"], status["newer_image"]) == (True, "micro:2", None)
+    rows = site.members("instance")
+    assert len(rows) == 2
+    assert not old & {row["name"] for row in rows}
+    assert client.instances() & {row["name"] for row in rows}
+    digest = site.json("image", "show", "micro:2")["digest"]
+    assert {disk for row in rows for disk in base_disks(site, row["domain"])} == {
+        image_volume(site.prefix, digest)
+    }
+    assert "micro:1 is removed" in site.run("image", "prune")
+
+
+def base_disks(site: Installation, domain: str) -> set[str]:
+    """Names of the images that a machine's disk is written over."""
+    listed = subprocess.run(
+        ["virsh", "-q", "-c", site.uri, "domblklist", domain], capture_output=True, text=True, check=True
+    ).stdout
+    overlay = next(line.split()[1] for line in listed.splitlines() if line.split()[1].endswith(".qcow2"))
+    said = subprocess.run(
+        ["qemu-img", "info", "-U", "--backing-chain", "--output=json", overlay],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = {Path(layer["filename"]).name for layer in json.loads(said)}
+    return {name for name in names if "-image-" in name}
+
+
 def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installation) -> None:
     good, broken = web_set(site, instances=2), "#!/bin/sh\necho cannot find the database >&2\nexit 3\n"
     file = str(site.write("web.yaml", good))
@@ -95,6 +148,42 @@ def test_a_new_model_that_fails_stops_and_the_old_file_goes_back(site: Installat
     assert {row["incarnation"] for row in status["members"]} == {1}
     stops = [event for event in site.json_lines("events", "web") if event["kind"] == "rollout_stopped"]
     assert len(stops) == 1
+
+
+def test_going_back_in_the_middle_of_a_rollout_waits_for_no_pool_and_costs_no_request(site: Installation) -> None:
+    pool = "{state: stopped, max_ready: 3}"
+    first = str(site.write("first.yaml", web_set(site, instances=2, standby=pool)))
+    second = str(site.write("second.yaml", web_set(site, instances=2, standby=pool, user_data=NEW_WEB)))
+    site.run("apply", first)
+    old = {row["name"] for row in site.members("instance")}
+    with traffic(site.endpoint) as client:
+        with following(site) as told:
+            applying = site.start("apply", second)
+            told.wait(is_replaced, 150, "an instance of the older model leaves")
+            applying.send_signal(signal.SIGINT)
+            applying.communicate(timeout=60)
+        known = site.json_lines("events", "web")[-1]["id"]
+        serving = {row["name"] for row in site.members("instance") if row["phase"] == "in_service"}
+        assert serving & old
+        assert serving - old
+        said = site.run("apply", first)
+    assert client.failed() == []
+    assert "2 instances of web are of the model of before, image micro:1" in said
+    status = site.status()
+    assert (status["converged"], status["rollout"]["state"], status["standby"]["ready"]) == (True, "none", 1)
+    rows = site.members("instance")
+    assert serving & old <= {row["name"] for row in rows if row["incarnation"] == 1}
+    assert not (serving - old) & {row["name"] for row in rows}
+    assert site.fetch("/edition") == ""
+
+    events = [event for event in site.json_lines("events", "web") if event["id"] > known]
+    kinds = [event["kind"] for event in events]
+    assert kinds.index("rollout_back") < kinds.index("claim_cold") < kinds.index("standby")
+    assert "replacing" in events[kinds.index("claim_cold")]["reason"]
+
+
+def is_replaced(event: Event) -> bool:
+    return event["kind"] == "retired" and str(event["reason"]).startswith("replacing")
 
 
 def test_without_room_growth_waits_with_its_reason_and_shrinking_goes_on(site: Installation) -> None:

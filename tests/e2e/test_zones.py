@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.private_host import PrivateHost, private_host
-from tests.support.specs import web_set
+from tests.support.specs import room_for, web_set
 
 pytestmark = pytest.mark.guest
 
@@ -152,6 +152,23 @@ def test_when_the_host_is_back_the_set_is_as_declared(web: Installation, hosts: 
     assert of_zone(status["members"], "a") == before
     assert zones(web, "standby") == "a"
     assert {web.fetch() for _ in range(12)} == {row["name"] for row in web.members("instance")}
+
+
+def test_a_host_that_is_full_is_passed_over_with_the_reason(web: Installation, hosts: Hosts) -> None:
+    """Row D8 with room for three machines on each: another set's makes the third of zone a."""
+    web.run("scale", "web", "4")
+    assert zones(web, "instance") == "aabb"
+    web.configure(hosts="".join(toml(web, zone, host) for zone, host in hosts.items()), limits=room_for(web, 3.5))
+    fill = web_set(web, instances=1, name="fill", port=8082, more="zones: [a]\n")
+    web.run("apply", str(web.write("fill.yaml", fill)))
+    web.run("scale", "web", "5")
+    assert zones(web, "instance") == "aabbb"
+    assert [len(domains(web, host)) for host in hosts.values()] == [3, 3]
+    (cold,) = [line for line in events(web, "claim_cold") if "is passed over: no host has" in line]
+    why = "the standby pool is empty in zone b; zone a is passed over: no host has 128 MiB of memory to give"
+    assert f"creating an instance of web in zone b cold: {why}" in cold
+    assert "the hosts have" in web.run("scale", "web", "7", expect=2)
+    web.run("delete", "fill")
 
 
 def test_delete_leaves_nothing_on_either_host(web: Installation, hosts: Hosts) -> None:

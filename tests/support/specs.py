@@ -65,3 +65,9 @@ def room_for(on: Installation, machines: float) -> str:
     ).stdout
     total = next(int(line.split()[2]) for line in said.splitlines() if line.startswith("total"))
     return f"memory_ratio = {machines * 128 * 1024 / total}\n"
+
+
+def count_cpus(on: Installation) -> int:
+    """Of the host."""
+    said = subprocess.run(["virsh", "-c", on.uri, "nodeinfo"], capture_output=True, text=True, check=True).stdout
+    return next(int(line.split()[1]) for line in said.splitlines() if line.startswith("CPU(s):"))

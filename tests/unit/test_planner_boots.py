@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, PoolState, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolState, Request, Role, ScaleSet
 from orchestrator.models.sightings import BalancerSighting, HostSighting, Power
 from orchestrator.models.steps import Effect, EffectKind, NoteWait, Plan
 from orchestrator.planner import plan
@@ -188,6 +188,40 @@ def test_the_set_gets_the_cpus_before_its_reserve() -> None:
     assert created(made) == ["web-00003", "web-00001"]
 
 
+def test_the_floor_of_a_pool_gets_a_cpu_after_the_instances_and_waits_for_no_other_refill() -> None:
+    wanted = a_set(instances=2, standby={"state": "running", "max_ready": 6, "min_ready": 1})
+    other = make_set(make_spec(name="api", instances=0, endpoints=[], standby={"max_ready": 4}))
+    refilling = news(other, 1, 2, role=Role.STANDBY, phase=Phase.PROVISIONING)
+    floor, more = news(wanted, 11, 12, role=Role.STANDBY)
+    both = {"sets": (other, wanted), "seen": tuple(refilling)}
+    assert created(look(*refilling, new(other, 3, role=Role.STANDBY), more, floor, **both)) == [floor.name]
+    made = look(*refilling, new(wanted, 1), more, floor, **both)
+    assert created(made) == ["web-00001", floor.name]
+    made = look(*refilling, *news(wanted, 1, 2), more, floor, **both)
+    assert created(made) == ["web-00001", "web-00002"]
+    assert {one.name for note in waits(made) for one in note.members} == {floor.name, more.name}
+
+
+@pytest.mark.parametrize(
+    ("first", "is_floor"),
+    [
+        ({"phase": Phase.STANDBY}, False),
+        ({"phase": Phase.PROVISIONING}, False),
+        ({"phase": Phase.FAILED, "failures": 1}, True),
+        ({"phase": Phase.STANDBY, "request": Request.REMOVE}, True),
+        ({"phase": Phase.STANDBY, "model": "0" * 16}, True),
+    ],
+)
+def test_who_is_nearest_to_being_ready_is_the_floor(first: dict[str, Any], is_floor: bool) -> None:
+    wanted = a_set(instances=0, standby={"state": "running", "max_ready": 3, "min_ready": 1})
+    other = make_set(make_spec(name="api", instances=0, endpoints=[], standby={"max_ready": 4}))
+    refilling = news(other, 1, 2, role=Role.STANDBY, phase=Phase.PROVISIONING)
+    there = new(wanted, 1, role=Role.STANDBY, **first)
+    seen = (*refilling, *([there] if there.phase is not Phase.FAILED else []))
+    made = look(*refilling, there, new(wanted, 2, role=Role.STANDBY), sets=(other, wanted), seen=seen)
+    assert created(made) == (["web-00002"] if is_floor else [])
+
+
 def claimed(wanted: ScaleSet, number: int, state: PoolState) -> Member:
     return new(wanted, number, phase=Phase.STARTING, parked=state)
 
@@ -221,11 +255,13 @@ def on_hosts(world: World, **fields: Any) -> World:
     return replace(world, hosts={name: replace(host, **fields) for name, host in world.hosts.items()})
 
 
-def booting(world: World, role: Role | None = None) -> Counter[str]:
+def booting(world: World, role: Role | None = None, only: Collection[str] | None = None) -> Counter[str]:
     """Host -> CPUs taken by machines that are made now or set up, as far as they boot and have not been at it for
     too long."""
     taken: Counter[str] = Counter()
     for member in world.members.values():
+        if only is not None and member.name not in only:
+            continue
         effect = world.busy.get(member.name)
         seen = world.hosts[member.host].machines.get(f"understudy-{member.name}")
         is_made = effect is not None and effect.kind is EffectKind.CREATE
@@ -263,9 +299,13 @@ def test_at_no_moment_more_boot_than_the_host_has_cpus(start: World, chance: Ran
         made = world.plan()
         for host, seen in world.hosts.items():
             of_set, of_all = booting(world, Role.INSTANCE)[host], booting(world)[host]
+            floors = floor_of(world)
+            of_floor = booting(world, only=floors)[host]
             instances, reserve = fresh(world, made, host, Role.INSTANCE), fresh(world, made, host, Role.STANDBY)
+            floor = fresh(world, made, host, Role.STANDBY, floors)
             assert not instances or of_set + instances <= seen.cpus
-            assert not reserve or of_all + instances + reserve <= seen.cpus
+            assert not floor or of_set + instances + of_floor + floor <= seen.cpus
+            assert reserve == floor or of_all + instances + reserve <= seen.cpus
         world, made = after_slow_turn(world, slowness(chance, turn < 40))
         if not made.steps and not world.busy and made.wake_at is None:
             break
@@ -276,9 +316,29 @@ def slowness(chance: Random, is_slow: bool) -> Callable[[], bool]:
     return lambda: is_slow and chance.random() < 0.6
 
 
-def fresh(world: World, made: Plan, host: str, role: Role) -> int:
-    """How many begin to boot; each has one CPU here."""
-    mine = [world.members[name] for name in created(made)]
+def floor_of(world: World) -> set[str]:
+    """Of each pool as many as `min_ready` asks for: those that are ready, those on their way, then the oldest."""
+    floors: set[str] = set()
+    for wanted in world.sets.values():
+        pool = [one for one in world.of(wanted.name, Role.STANDBY) if not one.is_leaving]
+        pool = [one for one in pool if one.model == wanted.model and one.phase is not Phase.FAILED]
+        order = (Phase.STANDBY, Phase.PARKING, Phase.READY, Phase.STARTING, Phase.PROVISIONING, Phase.CREATING)
+        begun = {one.name for one in pool if is_begun(world, one)}
+        pool.sort(key=lambda one: (order.index(one.phase), one.name not in begun, one.created_at, one.name))
+        floors |= {one.name for one in pool[: wanted.standby_floor]}
+    return floors
+
+
+def is_begun(world: World, member: Member) -> bool:
+    effect, seen = world.busy.get(member.name), world.hosts[member.host].machines.get(f"understudy-{member.name}")
+    if effect is not None and effect.kind is EffectKind.CREATE:
+        return True
+    return world.power(member) is Power.RUNNING and seen is not None and not seen.forked
+
+
+def fresh(world: World, made: Plan, host: str, role: Role, only: Collection[str] | None = None) -> int:
+    """How many begin to boot, of these if any are named; each has one CPU here."""
+    mine = [world.members[name] for name in created(made) if only is None or name in only]
     booted = [one for one in mine if world.power(one) is Power.RUNNING]
     return sum((one.host, one.role) == (host, role) for one in mine if one not in booted)
 

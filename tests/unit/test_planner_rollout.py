@@ -486,6 +486,51 @@ def test_going_back_takes_away_what_is_half_made_and_keeps_the_rest() -> None:
     assert (leaving(steps), coming(steps)) == (["00003"], [])
 
 
+def undone(instances: int, **fields: Any) -> ScaleSet:
+    """A set that goes back to the model of before, with a pool: the rollout of the other one had not ended."""
+    made = rolling(instances, standby={"max_ready": instances + 2, "state": "stopped"}, **fields)
+    return replace(made, rollout=RolloutCondition(RolloutLevel.ON, OLD))
+
+
+def test_going_back_waits_for_no_pool() -> None:
+    wanted = undone(4)
+    pool = [spare(wanted, number, model=OLD) for number in (101, 102)]
+    half = [*make_members(wanted, 2), *old(wanted, 2, first=3)]
+    assert state(wanted, *half, *pool) is RolloutState.ROLLING
+    steps = steps_for(wanted, [*half, *pool])
+    assert leaving(steps) == ["00101", "00102"]
+    assert coming(steps) == [
+        "creating an instance of web cold: no ready member left in the standby pool: 2 of an older model, "
+        "replacing web-00004 of an older model"
+    ]
+    (note,) = (step for step in steps if isinstance(step, NoteRollout))
+    assert note.condition == RolloutCondition(RolloutLevel.BACK, wanted.model)
+    told = replace(wanted, rollout=note.condition)
+    assert state(told, *half, new(wanted, 5), *pool) is RolloutState.ROLLING
+    assert "00004" in leaving(steps_for(told, [*half, new(wanted, 5), *pool]))
+
+
+def test_another_model_is_no_way_back_and_a_rollout_that_ended_is_not_undone() -> None:
+    pool = [spare(undone(4), number, model=OLD) for number in (101, 102)]
+    assert state(undone(4), *old(undone(4), 4), *pool) is RolloutState.POOL
+    ended = replace(undone(4), rollout=RolloutCondition())
+    assert state(ended, *make_members(ended, 2), *old(ended, 2, first=3), *pool) is RolloutState.POOL
+    again = replace(undone(4), rollout=RolloutCondition(RolloutLevel.BACK, OLD))
+    assert state(again, *make_members(again, 2), *old(again, 2, first=3), *pool) is RolloutState.POOL
+
+
+@pytest.mark.parametrize(
+    "half_made",
+    [{"phase": Phase.FAILED, "failures": 2}, {"phase": Phase.STARTING}, {"phase": Phase.READY}],
+    ids=["failed", "starting", "ready"],
+)
+def test_going_back_what_the_surge_had_not_finished_goes_at_once(half_made: dict[str, Any]) -> None:
+    wanted = undone(4)
+    half = [*make_members(wanted, 2), *old(wanted, 2, first=3)]
+    (begun,) = old(wanted, 1, first=5, **{"phase_since": NOW, **half_made})
+    assert leaving(steps_for(wanted, [*half, begun])) == ["00005"]
+
+
 # ---- what is told --------------------------------------------------------------------------------------------
 
 
@@ -515,6 +560,30 @@ def test_a_rollout_is_told_when_it_begins_and_when_it_is_done() -> None:
     assert told(begun, *after) == [("rollout_done", "2 instances of web are of the new model, image micro:1")]
 
 
+@pytest.mark.parametrize(
+    ("update", "rule"),
+    [
+        (
+            {},
+            "1 at a time and out of service meanwhile, though max_unavailable allows none: at least 2 in service",
+        ),
+        (
+            {"max_unavailable": "20%"},
+            "1 at a time and out of service meanwhile, though max_unavailable allows none: at least 2 in service",
+        ),
+        ({"max_unavailable": 2}, "2 at a time and out of service meanwhile: at least 1 in service"),
+    ],
+)
+def test_that_a_set_with_drives_serves_with_fewer_meanwhile_is_told_before(
+    update: dict[str, Any], rule: str
+) -> None:
+    drives = [{"name": "data", "size": "16MiB", "mount": "/data"}]
+    wanted = replace(rolling(3, drives=drives, update=update), rollout=RolloutCondition())
+    ((kind, words),) = told(wanted, *old(wanted, 3))
+    assert kind == "rollout_started"
+    assert words.endswith(f"; instances keep their names and drives, so machines are replaced in place, {rule}")
+
+
 def test_another_model_on_the_way_is_told_as_a_rollout_of_its_own() -> None:
     wanted = replace(rolling(2), rollout=RolloutCondition(RolloutLevel.STOPPED, OLD))
     ((kind, _words),) = told(wanted, *old(wanted, 2))
@@ -524,6 +593,23 @@ def test_another_model_on_the_way_is_told_as_a_rollout_of_its_own() -> None:
 def test_going_back_is_told_when_it_is_done() -> None:
     wanted = replace(rolling(2), rollout=RolloutCondition(RolloutLevel.STOPPED, OLD))
     assert told(wanted, *make_members(wanted, 2)) == [
+        ("rollout_done", "2 instances of web are of the model of before, image micro:1")
+    ]
+
+
+def test_that_a_set_goes_back_is_told_when_it_begins_and_when_it_is_done() -> None:
+    wanted = replace(rolling(2), rollout=RolloutCondition(RolloutLevel.ON, OLD))
+    half = [new(wanted, 1), *old(wanted, 1, first=2)]
+    assert told(wanted, *half) == [
+        (
+            "rollout_back",
+            "web goes back to the model of before, image micro:1: 1 in the set and 0 in reserve are of the other "
+            "one; at most 3 instances, at least 2 in service",
+        )
+    ]
+    begun = replace(wanted, rollout=RolloutCondition(RolloutLevel.BACK, wanted.model))
+    assert told(begun, *half) == []
+    assert told(begun, *make_members(wanted, 2)) == [
         ("rollout_done", "2 instances of web are of the model of before, image micro:1")
     ]
 
