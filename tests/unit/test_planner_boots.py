@@ -193,11 +193,13 @@ def test_the_floor_of_a_pool_gets_a_cpu_after_the_instances_and_waits_for_no_oth
     other = make_set(make_spec(name="api", instances=0, endpoints=[], standby={"max_ready": 4}))
     refilling = news(other, 1, 2, role=Role.STANDBY, phase=Phase.PROVISIONING)
     floor, more = news(wanted, 11, 12, role=Role.STANDBY)
-    both = {"sets": (other, wanted), "seen": tuple(refilling)}
-    assert created(look(*refilling, new(other, 3, role=Role.STANDBY), more, floor, **both)) == [floor.name]
-    made = look(*refilling, new(wanted, 1), more, floor, **both)
-    assert created(made) == ["web-00001", floor.name]
-    made = look(*refilling, *news(wanted, 1, 2), more, floor, **both)
+
+    def look_beside(*members: Member) -> Plan:
+        return look(*refilling, *members, more, floor, sets=(other, wanted), seen=tuple(refilling))
+
+    assert created(look_beside(new(other, 3, role=Role.STANDBY))) == [floor.name]
+    assert created(look_beside(new(wanted, 1))) == ["web-00001", floor.name]
+    made = look_beside(*news(wanted, 1, 2))
     assert created(made) == ["web-00001", "web-00002"]
     assert {one.name for note in waits(made) for one in note.members} == {floor.name, more.name}
 
