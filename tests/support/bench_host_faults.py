@@ -14,14 +14,14 @@ _HOST, _REPAIR, _BALANCER = (
     "tests/e2e/test_repair.py",
     "tests/integration/test_haproxy.py",
 )
-_CONTRACT = "tests/contract/test_hypervisor.py"
+_CONTRACT, _FAULTS = "tests/contract/test_hypervisor.py", "tests/e2e/test_faults.py"
 
 # Fault -> (file, beginning of the names of the tests that show it).
 FAULTS: dict[str, tuple[str, str]] = {
     "libvirtd killed while busy": (_HOST, "test_libvirtd_killed_while"),
     "virtlogd gone": (_HOST, "test_without_virtlogd"),
-    "HAProxy killed with drains pending": (_BALANCER, "test_a_restart_forgets_no_drain"),
-    "HAProxy reloaded with drains pending": (_BALANCER, "test_what_a_replaced_process_serves"),
+    "HAProxy killed with drains pending": (_FAULTS, "test_a_haproxy_that_is_killed_forgets_no_drain"),
+    "HAProxy loaded anew with drains pending": (_BALANCER, "test_what_a_replaced_process_serves"),
     "host clock set by days": (_HOST, "test_the_clock_set_by_days"),
     "disk full under overlays": (_HOST, "test_a_disk_that_fills_up"),
     "disk full under a memory image": (_HOST, "test_memory_that_finds_no_room"),
@@ -30,14 +30,11 @@ FAULTS: dict[str, tuple[str, str]] = {
     "volume of a pool member deleted": (_HOST, "test_a_pool_member_whose_disk"),
     "volume of an instance deleted": (_HOST, "test_an_instance_whose_disks"),
     "domain undefined": (_HOST, "test_a_machine_undefined_while_it_runs"),
-    "domain destroyed and undefined": (_REPAIR, "test_a_machine_that_vanished"),
+    "domain destroyed and undefined": (_REPAIR, "test_what_is_done_about_a_fault"),
     "foreign domain of our name": (_CONTRACT, "test_a_domain_of_somebody_else"),
     "foreign volume of our name": (_CONTRACT, "test_a_volume_that_somebody_elses"),
-    "QEMU that ignores SIGTERM": (
-        _REPAIR,
-        "test_an_instance_that_stops_serving_is_restarted_with_its_disk[stop_qemu]",
-    ),
-    "guest that restarts over and over": (_REPAIR, "test_a_guest_that_restarts_over_and_over"),
+    "QEMU that ignores SIGTERM": (_REPAIR, "test_an_instance_whose_qemu_hangs"),
+    "guest that restarts over and over": (_REPAIR, "test_a_setup_that_always_fails_and_a_guest_that_restarts"),
 }
 
 

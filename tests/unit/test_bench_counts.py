@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.support import bench_bad_input, bench_kill_points
+from tests.support import bench_bad_input, bench_host_faults, bench_kill_points
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PRINTED = """\
 apply: killed 41 times, 80.2 s
@@ -31,3 +34,8 @@ def test_kill_points_are_counted_with_what_each_operation_left() -> None:
 def test_examples_of_properties_count_and_other_tests_count_once() -> None:
     tests = [ElementTree.fromstring(text) for text in ("<testcase><failure/></testcase>", "<testcase/>")]
     assert bench_bad_input.count(STATISTICS, tests) == (1 + 3 + 80 + 2, 1)
+
+
+def test_the_tests_that_faults_are_counted_by_are_there() -> None:
+    for file, name in bench_host_faults.FAULTS.values():
+        assert f"\ndef {name}" in (ROOT / file).read_text(encoding="utf-8"), (file, name)
