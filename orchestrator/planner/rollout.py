@@ -332,11 +332,11 @@ def _event(
     if told.model == wanted.model:
         return "rollout_resumed", f"the rollout of {name} goes on: what had failed is ready or gone"
     old = sum(one.role is Role.INSTANCE for one in outdated)
-    count = f"{old} in the set and {len(outdated) - old} in reserve are of"
+    who = f"{old} in the set and {len(outdated) - old} in reserve are of"
     if now.level is RolloutLevel.BACK:
-        words = f"{name} goes back to the model of before, image {image}: {count} the other one; {_rule(wanted)}"
+        words = f"{name} goes back to the model of before, image {image}: {who} the other one; {_rule(wanted)}"
         return "rollout_back", words
-    words = f"rolling out a new model to {name}, image {image}: {count} an older one; {_rule(wanted)}"
+    words = f"rolling out a new model to {name}, image {image}: {who} an older one; {_rule(wanted)}"
     return "rollout_started", words
 
 
