@@ -250,6 +250,10 @@ def test_an_instance_that_is_restarted_takes_a_cpu_and_one_whose_hook_runs_does_
         assert bool(created(look(*starting, new(wanted, 3), seen=tuple(starting)))) is not entered
 
 
+def pools() -> st.SearchStrategy[list[Phase]]:
+    return st.lists(st.sampled_from([Phase.CREATING, Phase.PROVISIONING, Phase.STANDBY]), max_size=6)
+
+
 # ---- any world -----------------------------------------------------------------------------------------------
 
 
@@ -281,11 +285,11 @@ def test_only_creations_are_held_up_and_never_all_of_a_host(world: World) -> Non
     made, free = world.plan(), on_hosts(world, emulates=False).plan()
     ours = [step for step in made.steps if not isinstance(step, NoteWait)]
     theirs = [step for step in free.steps if not isinstance(step, NoteWait)]
-    held = [step for step in theirs if step not in ours]
+    held = [step for step in theirs if isinstance(step, Effect) and step not in ours]
     assert [step for step in theirs if step not in held] == ours
-    assert all(isinstance(step, Effect) and is_create(step) for step in held)
+    assert all(is_create(step) for step in held)
     event(f"{min(len(held), 3)} held up")
-    for host in {step.member.host for step in held if isinstance(step, Effect)}:
+    for host in {step.member.host for step in held}:
         mine = any(one.host == host and one.name in created(made) for one in world.members.values())
         starts = any(one.host == host and one.phase is Phase.STARTING for one in world.members.values())
         assert mine or starts or booting(world)[host]
@@ -311,6 +315,32 @@ def test_at_no_moment_more_boot_than_the_host_has_cpus(start: World, chance: Ran
         world, made = after_slow_turn(world, slowness(chance, turn < 40))
         if not made.steps and not world.busy and made.wake_at is None:
             break
+
+
+@many
+@given(st.lists(pools(), min_size=2, max_size=2), st.integers(1, 3), st.integers(1, 4))
+def test_the_floor_of_a_pool_waits_for_no_refill(phases: list[list[Phase]], floor: int, cpus: int) -> None:
+    """Two sets refill their pools at the same time."""
+    members, sets = [], []
+    for name, pool in zip(("api", "web"), phases, strict=True):
+        standby = {"state": "running", "max_ready": 9, "min_ready": floor}
+        sets.append(
+            make_set(make_spec(name=name, instances=0, endpoints=[], standby=standby, setup={"fork": False}))
+        )
+        members += [new(sets[-1], number, role=Role.STANDBY, phase=phase) for number, phase in enumerate(pool, 1)]
+    seen = [one for one in members if one.phase is not Phase.CREATING]
+    world = World(
+        {one.name: one for one in sets},
+        {one.name: one for one in members},
+        {"local": see_host(*map(see_machine, seen), cpus=cpus, emulates=True)},
+        BalancerSighting(running=False),
+    )
+    floors = floor_of(world)
+    begun = set(created(world.plan()))
+    held = {one.name for one in members if one.phase is Phase.CREATING} & floors - begun
+    event(f"{min(len(held), 1)} held, {min(len(begun - floors), 1)} refills begun")
+    assert not held or booting(world, only=floors)["local"] + len(begun & floors) >= cpus
+    assert not held or not begun - floors
 
 
 def slowness(chance: Random, is_slow: bool) -> Callable[[], bool]:

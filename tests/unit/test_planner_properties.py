@@ -287,32 +287,6 @@ def _with_larger_machines(world: World) -> World:
     return replace(world, members={**world.members, **larger}, sizes={**world.sizes, **sizes})
 
 
-@some
-@given(worlds(memory=5 * 128 * MIB, deleting=False))
-def test_no_refill_takes_what_an_instance_waits_for(start: World) -> None:
-    """Of the hosts that could hold it one is left alone, or all of them are kept for others that wait."""
-    world = start
-    for _ in range(40):
-        made = world.plan()
-        refilled = {step.host for step in made.steps if isinstance(step, Admit) and step.role is Role.STANDBY}
-        for wanted in world.sets.values():
-            memory = wanted.spec.machine.memory
-            able = {name for name, host in world.hosts.items() if host.memory_total >= memory}
-            waits = _missing_after(world, wanted, made) > 0 and not wanted.spec.drives
-            event(f"{'somebody waits' if waits else 'nobody waits'}, {min(len(refilled), 1)} filled")
-            assert not waits or not able or able - refilled
-        world, made = after_turn(world)
-        if not made.steps and made.wake_at is None:
-            break
-
-
-def _missing_after(world: World, wanted: ScaleSet, made: Plan) -> int:
-    """Instances that are missing and not begun by the plan."""
-    begun = [step for step in _admissions(made.steps, wanted) if step.role is Role.INSTANCE]
-    claims = [step for step in made.steps if isinstance(step, Claim) and step.member.set_name == wanted.name]
-    return wanted.wanted_instances - _counted(world, wanted) - len(begun) - len(claims)
-
-
 def _committed(world: World) -> Counter[str]:
     """What machines were made with; of those that are smaller, or still to be made, what they will have."""
     taken: Counter[str] = Counter()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
-from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, Role, ScaleSet
+from orchestrator.models.members import Member, Phase, PoolCondition, PoolLevel, Request, Role, ScaleSet
 from orchestrator.models.sightings import HostSighting, Power
 from orchestrator.models.steps import Admit, Claim, Effect, EffectKind, NotePool, Plan, Retire, Settle, Step
 from orchestrator.planner import plan
 from orchestrator.planner.spreading import even_shares
 from tests.builders import GIB, MIB, NOW, make_member, make_set, make_spec, see_host, see_machine, see_world, wish
 from tests.unit.examples import many
-from tests.unit.world import World, at_rest, why_not_converged
+from tests.unit.world import World, after_turn, at_rest, why_not_converged
 
 MEMORY = 128 * MIB
 
@@ -532,6 +533,45 @@ def test_no_host_is_ever_overcommitted(start: World) -> None:
             assert booked < max(4, before[step.host])
 
     at_rest(start, witness=witness)
+
+
+@st.composite
+def crowded_worlds(draw: st.DrawFn) -> World:
+    """A pool that is to be filled, a set whose instances are twice as large, and hosts with a little room."""
+    pool = zoned(0, pool=draw(st.integers(1, 6)))
+    count = draw(st.integers(1, 4))
+    waiting = larger(instances=count, zones=draw(st.sampled_from([None, ["a"], ["c", "b"]])))
+    there = instances(waiting, draw(st.text("abc", max_size=count)))
+    members = [*spares(pool, draw(st.text("abc", max_size=5))), *there]
+    seen = hosts(members, "abc")
+    for name, host in seen.items():
+        booked = sum(one.memory for one in members if one.host == name)
+        seen[name] = replace(host, memory_total=booked + draw(st.integers(0, 3)) * MEMORY)
+    sets = {"web": pool, "big": waiting}
+    return World(sets, {one.name: one for one in members}, seen, see_world().balancer)
+
+
+@many
+@given(crowded_worlds(), st.randoms(use_true_random=False))
+def test_no_refill_takes_what_an_instance_waits_for(start: World, chance: Random) -> None:
+    """While members of the pool are removed: of the hosts that could hold the instance, one gets no refill."""
+    world = start
+    for _ in range(20):
+        made = world.plan().steps
+        refilled = {step.host for step in made if isinstance(step, Admit) and step.role is Role.STANDBY}
+        waiting = world.sets["big"]
+        begun = sum(isinstance(step, Admit) and step.set_name == "big" for step in made)
+        waits = len(world.of("big")) + begun < waiting.spec.instances
+        declared = waiting.spec.zones or tuple(world.hosts)
+        able = {zone for zone in declared if world.hosts[zone].memory_total >= 2 * MEMORY}
+        event(f"{'somebody waits' if waits else 'nobody waits'}, {min(len(refilled), 1)} filled")
+        assert not waits or not able or able - refilled
+        world, _made = after_turn(world)
+        pool = sorted(one.name for one in world.of("web") if not one.is_leaving)
+        if pool and chance.random() < 0.5:
+            name = chance.choice(pool)
+            asked = replace(world.members[name], request=Request.REMOVE)
+            world = replace(world, members={**world.members, name: asked})
 
 
 @many
