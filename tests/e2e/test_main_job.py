@@ -11,7 +11,7 @@ import pytest
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.specs import web_set
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 
 @pytest.fixture(scope="module")

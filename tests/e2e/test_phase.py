@@ -13,7 +13,7 @@ import pytest
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.specs import web_set
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 STEPS = "  steps:\n  - {run: echo begins; sleep 3; echo ends}\n"
 # What was claimed is counted on disk; a guest with one mark hangs, with the other refuses. What it knew at its

@@ -13,7 +13,7 @@ import pytest
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.specs import web_set
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 # What boot a guest is in, written down during its setup; and a process that counts in its own memory, which no
 # boot would start again.

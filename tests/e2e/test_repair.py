@@ -17,7 +17,7 @@ import pytest
 from tests.support.installation import Installation, installation, wait_until
 from tests.support.specs import WEB, web_set
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 # Long enough for a guest that serves to answer once while others boot beside it.
 LIMITS = 'retry_pause = "200ms"\nrepair_patience = "3s"\nshutdown_timeout = "3s"\n'

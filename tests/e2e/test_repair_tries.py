@@ -14,7 +14,7 @@ from tests.support.following import Event, Following, following
 from tests.support.installation import Installation, installation
 from tests.support.specs import WEB, web_set
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 # Longer than it takes to notice that services are silent, else they would show nothing. The last pause is 6 s.
 GRACE, PAUSE = 4.5, 0.75

@@ -16,7 +16,7 @@ from tests.support.installation import Installation
 from tests.support.specs import WEB, room_for, web_set
 from tests.support.traffic import traffic
 
-pytestmark = [pytest.mark.guest, pytest.mark.alone]
+pytestmark = pytest.mark.guest
 
 NEW_WEB = WEB.replace("httpd -p", "echo second edition > /srv/www/edition\nhttpd -p")
 
