@@ -180,13 +180,11 @@ class Goldens:
         with self._taking:
             if model in self._all():
                 return
-            target = self._check_source(domain, incarnation)
-            self._clear(model)
-            self.check_space(int(domain.info()[1]) * 1024, self._free)
-            golden = self._files.next_of(model)
+            golden = self._find_cut_short(domain, incarnation, model)
             try:
-                with watch:
-                    self._freeze(domain, incarnation, target, golden)
+                if golden is None:
+                    golden = self._take_anew(domain, incarnation, model, watch)
+                self._keep_definition(domain, incarnation)
                 self._finish(domain, golden)
             except BaseException:
                 # Its machine goes on over its own name of the frozen overlay, or over that as it was.
@@ -197,6 +195,31 @@ class Goldens:
                 self._volumes.refresh()
             with self._lock:
                 self._complete[model] = golden
+
+    def _find_cut_short(self, domain: Any, incarnation: int, model: str) -> Golden | None:
+        """One that libvirt took of this machine to its end, and whoever had asked for it was gone by then."""
+        own = self._files.directory / overlay_volume(domain.name(), incarnation)
+        if self.why_none() or not domain.isActive() or not self._is_over(domain, incarnation):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            for one in self._files.list_of(model):
+                if read_mark(one) is None and one.disk.samefile(own) and one.memory.exists():
+                    return one
+        return None
+
+    def _is_over(self, domain: Any, incarnation: int) -> bool:
+        """Whether it is written over an overlay that is frozen. libvirt sees to that last."""
+        paths = [source.get("file", "") for source in _live(domain).findall("./devices/disk/source")]
+        return paths == [str(self._files.directory / grown_volume(domain.name(), incarnation))]
+
+    def _take_anew(self, domain: Any, incarnation: int, model: str, watch: SnapshotWatch) -> Golden:
+        target = self._check_source(domain, incarnation)
+        self._clear(model)
+        self.check_space(int(domain.info()[1]) * 1024, self._free)
+        golden = self._files.next_of(model)
+        with watch:
+            self._freeze(domain, incarnation, target, golden)
+        return golden
 
     def _check_source(self, domain: Any, incarnation: int) -> str:
         """Target of its disk. Raises GoldenUnusable if no image can be taken of this machine."""
@@ -213,7 +236,7 @@ class Goldens:
         root = _live(domain)
         own = self._files.directory / overlay_volume(domain.name(), incarnation)
         paths = [source.get("file", "") for source in root.findall("./devices/disk/source")]
-        if paths == [str(self._files.directory / grown_volume(domain.name(), incarnation))]:
+        if self._is_over(domain, incarnation):
             return "one was taken of it before"
         if paths != [str(own)]:
             return f"it has disks beside its own: {', '.join(Path(one).name for one in paths if one != str(own))}"
@@ -230,8 +253,10 @@ class Goldens:
         os.link(own, golden.disk)
         top = self._volumes.make_overlay(grown_volume(domain.name(), incarnation), own.name, None)
         domain.snapshotCreateXML(render_snapshot(target, top, str(golden.memory)), _SNAPSHOT)
-        kept = render_frozen(domain.XMLDesc(_DEFINITION), str(own))
-        self._connection.get().defineXML(kept)
+
+    def _keep_definition(self, domain: Any, incarnation: int) -> None:
+        own = self._files.directory / overlay_volume(domain.name(), incarnation)
+        self._connection.get().defineXML(render_frozen(domain.XMLDesc(_DEFINITION), str(own)))
 
     def _finish(self, domain: Any, golden: Golden) -> None:
         read_save_image(golden.memory)
