@@ -37,7 +37,9 @@ class MachineSighting:
 @dataclass(frozen=True)
 class HostSighting:
     """One host. `answers` False means everything on it is unknown. Memory is bytes. `goldens`: models of which it
-    has a complete golden image. `emulates`: whether its guests are emulated; None: nobody knows yet."""
+    has a complete golden image; `golden_remnants`: others of which it has parts. `emulates`: whether its guests
+    are emulated; None: nobody knows yet.
+    """
 
     name: str
     zone: str
@@ -49,6 +51,7 @@ class HostSighting:
     emulates: bool | None = False
     machines: Mapping[str, MachineSighting] = field(default_factory=dict)  # by domain name
     goldens: frozenset[str] = frozenset()
+    golden_remnants: frozenset[str] = frozenset()
 
 
 class Rotation(StrEnum):

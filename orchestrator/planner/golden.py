@@ -221,14 +221,16 @@ class Goldens:
         return True
 
     def _removals(self) -> list[Step]:
-        """Of models that no set declares and no member on that host is of."""
+        """Of models that no set declares and no member on that host is of; also what a taking or a removal that
+        was cut short has left."""
         declared = {one.model for one in self.desired.sets if not one.deleting and may_have_golden(one.spec)}
-        seen = [host for host in self.observed.hosts.values() if host.answers and host.goldens - declared]
+        there = {host.name: host.goldens | host.golden_remnants for host in self.observed.hosts.values()}
+        seen = [host for host in self.observed.hosts.values() if host.answers and there[host.name] - declared]
         lived_on = {(one.host, one.model) for one in self.desired.members} if seen else set()
         return [
             RemoveGolden(host.name, model, f"nothing on {host.name} is of model {model} any more")
             for host in seen
-            for model in sorted(host.goldens - declared)
+            for model in sorted(there[host.name] - declared)
             if (host.name, model) not in lived_on
         ]
 

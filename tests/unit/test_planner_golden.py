@@ -410,6 +410,17 @@ def test_one_goes_when_no_set_declares_its_model_and_no_member_is_of_it() -> Non
     assert removed(look(wanted, current, behind, goldens=(wanted.model, old))) == []
 
 
+def test_what_is_left_of_one_goes_too_unless_its_model_may_have_one_again() -> None:
+    wanted, old = a_set(), "0123456789abcdef"
+
+    def look_where_parts_are(member: Member) -> Plan:
+        host = replace(host_of(member), golden_remnants=frozenset([wanted.model, old]))
+        return planned(wish(wanted, members=[member]), see_world(host))
+
+    assert removed(look_where_parts_are(member_of(wanted))) == [("local", old)]
+    assert removed(look_where_parts_are(member_of(wanted, model=old))) == []
+
+
 def test_a_set_that_is_deleted_takes_it_along_before_it_is_forgotten() -> None:
     gone = make_set(make_spec(instances=1, endpoints=[]), deleting=True, generation=2)
     made = look(gone, goldens=(gone.model,))

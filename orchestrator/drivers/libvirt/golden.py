@@ -68,6 +68,7 @@ class Goldens:
         self._taking = threading.Lock()
         self._lock = threading.Lock()
         self._complete: dict[str, Golden] = {}
+        self._remnants: set[str] = set()
         self._read_on: Any = None  # the connection on which they were read
         self._forking: Counter[str] = Counter()
         self._failures: Counter[Path] = Counter()
@@ -77,6 +78,13 @@ class Goldens:
     def models(self) -> frozenset[str]:
         """Those with a complete image that was taken under this very libvirt and QEMU."""
         return frozenset(self._all())
+
+    def remnants(self) -> frozenset[str]:
+        """Others, of which there were parts when this process first looked, and nobody has removed or completed
+        them since."""
+        self._all()
+        with self._lock:
+            return frozenset(self._remnants)
 
     def list_all(self) -> list[GoldenImage]:
         """Those with a complete image, by model, as its mark and its files tell."""
@@ -99,6 +107,7 @@ class Goldens:
         with self._lock:
             if self._read_on is not connection:
                 self._complete = {} if self.why_none() else self._read()
+                self._remnants = set() if self.why_none() else self._files.models() - self._complete.keys()
                 self._read_on = connection
             return dict(self._complete)
 
@@ -195,6 +204,7 @@ class Goldens:
                 self._volumes.refresh()
             with self._lock:
                 self._complete[model] = golden
+                self._remnants.discard(model)
 
     def _find_cut_short(self, domain: Any, incarnation: int, model: str) -> Golden | None:
         """One that libvirt took of this machine to its end, and whoever had asked for it was gone by then."""
@@ -296,6 +306,8 @@ class Goldens:
                 raise Conflict(f"the golden image of model {model} on {self._identity.name} is in use: {who}")
             self._clear(model)
             self._forget(model)
+            with self._lock:
+                self._remnants.discard(model)
             self._volumes.refresh()
 
     def _clear(self, model: str) -> None:

@@ -73,6 +73,9 @@ class GoldenFiles:
                     found.add((parsed.model, parsed.serial))
         return [self.at(model, serial) for model, serial in sorted(found)]
 
+    def models(self) -> set[str]:
+        return {one.model for one in self.list_all()}
+
     def list_of(self, model: str) -> list[Golden]:
         return [one for one in self.list_all() if one.model == model]
 

@@ -130,6 +130,7 @@ class LibvirtHost:
             emulates=self._accelerated_by != "kvm" if self._accelerated_by else None,
             machines=self._view.find(connection, rebooted),
             goldens=self._goldens.models(),
+            golden_remnants=self._goldens.remnants(),
         )
 
     def why_no_firmware(self, firmware: Firmware) -> str:
