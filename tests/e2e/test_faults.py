@@ -77,7 +77,7 @@ def test_a_step_that_fails_is_told_with_its_seconds_and_the_end_of_what_it_said(
 def test_a_guest_that_never_answers_fails_with_its_console(site: Installation) -> None:
     silent = "#!/bin/sh\necho the service stays down > /dev/console\n"
     # Long enough for a slow machine to come to the end of its setup: only then its service is asked.
-    site.write("web.yaml", web_set(site, instances=1, user_data=silent, timeout="25s"))
+    site.write("web.yaml", web_set(site, instances=1, user_data=silent, timeout="40s"))
     said = site.run("apply", str(site.root / "web.yaml"), expect=1)
     assert "does not answer with 200" in said
     assert "the service stays down" in site.run("events", "web")
