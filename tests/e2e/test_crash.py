@@ -64,7 +64,7 @@ class Crashing:
         command = [sys.executable, "-m", "tests.support.crash", str(self.on.root), str(self.tried)]
         began = time.monotonic()
         done = subprocess.run(
-            [*command, operation, *arguments], capture_output=True, text=True, check=False, timeout=280
+            [*command, operation, *arguments], capture_output=True, text=True, check=False, timeout=600
         )
         assert done.returncode == 0, f"{operation}: {done.stdout[-500:]}\n{done.stderr[-3000:]}"
         said = json.loads(done.stdout.splitlines()[-1])
