@@ -22,7 +22,7 @@ pytestmark = pytest.mark.guest
 # Long enough for a guest that serves to answer once while others boot beside it.
 LIMITS = 'retry_pause = "200ms"\nrepair_patience = "3s"\nshutdown_timeout = "3s"\n'
 REPAIR = "repair: {{action: {action}, grace: 1s, max_unhealthy: 100%}}\n"
-BACK = 120  # seconds for guests to be back in service
+BACK = 240  # seconds for guests to be back in service
 
 Row = dict[str, Any]
 Fault = Callable[[Installation, str, Row], None]
