@@ -209,7 +209,7 @@ class Goldens:
     def _find_cut_short(self, domain: Any, incarnation: int, model: str) -> Golden | None:
         """One that libvirt took of this machine to its end, and whoever had asked for it was gone by then."""
         own = self._files.directory / overlay_volume(domain.name(), incarnation)
-        if self.why_none() or not domain.isActive() or not self._is_over(domain, incarnation):
+        if self.why_none() or not domain.isActive() or sources_of(domain) != {self._top(domain, incarnation)}:
             return None
         with contextlib.suppress(FileNotFoundError):
             for one in self._files.list_of(model):
@@ -217,10 +217,9 @@ class Goldens:
                     return one
         return None
 
-    def _is_over(self, domain: Any, incarnation: int) -> bool:
-        """Whether it is written over an overlay that is frozen. libvirt sees to that last."""
-        paths = [source.get("file", "") for source in _live(domain).findall("./devices/disk/source")]
-        return paths == [str(self._files.directory / grown_volume(domain.name(), incarnation))]
+    def _top(self, domain: Any, incarnation: int) -> str:
+        """Path of what a machine is written over once its overlay is frozen. libvirt sees to that last."""
+        return str(self._files.directory / grown_volume(domain.name(), incarnation))
 
     def _take_anew(self, domain: Any, incarnation: int, model: str, watch: SnapshotWatch) -> Golden:
         target = self._check_source(domain, incarnation)
@@ -246,7 +245,7 @@ class Goldens:
         root = _live(domain)
         own = self._files.directory / overlay_volume(domain.name(), incarnation)
         paths = [source.get("file", "") for source in root.findall("./devices/disk/source")]
-        if self._is_over(domain, incarnation):
+        if paths == [self._top(domain, incarnation)]:
             return "one was taken of it before"
         if paths != [str(own)]:
             return f"it has disks beside its own: {', '.join(Path(one).name for one in paths if one != str(own))}"
@@ -306,8 +305,6 @@ class Goldens:
                 raise Conflict(f"the golden image of model {model} on {self._identity.name} is in use: {who}")
             self._clear(model)
             self._forget(model)
-            with self._lock:
-                self._remnants.discard(model)
             self._volumes.refresh()
 
     def _clear(self, model: str) -> None:
@@ -326,6 +323,7 @@ class Goldens:
     def _forget(self, model: str) -> None:
         with self._lock:
             self._complete.pop(model, None)
+            self._remnants.discard(model)
 
     def _users(self, paths: list[str]) -> list[str]:
         """Machines that are written over one of those files, now or from their next start on."""
