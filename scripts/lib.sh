@@ -228,6 +228,18 @@ make_venv() {
     printf '%s\n' "base $key" "$extra $key" > "$installed"
 }
 
+# need_recipe_packages - what building the images of images/ takes; needs .venv.
+need_recipe_packages() {
+    local packages
+    packages=$("$venv/bin/python" -c '
+import sys, yaml
+for file in sys.argv[1:]:
+    for tool in yaml.safe_load(open(file, encoding="utf-8"))["tools"]:
+        print(tool["package"])' "$root"/images/*/recipe.yaml | sort -u)
+    # shellcheck disable=SC2086 # one word for each package
+    need_packages $packages
+}
+
 # index_answers PYTHON - whether pip gets a small package from wherever it is told to look; asks for half a minute at the most.
 index_answers() {
     local folder code=0
