@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config.explain import explain
+from orchestrator.config.plain_file import read_plain_file
 from orchestrator.config.secrets import read_password, read_secret
 from orchestrator.errors import SpecError
 from orchestrator.models.durations import find_implausible_durations
@@ -148,9 +149,14 @@ def _inline_user_data(spec: ScaleSetSpec, document: _Document) -> ScaleSetSpec:
     file = document.file.parent / named
     where = f"{document.file}:{document.line(('setup', 'user_data_file'))}"
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{where}: cannot read user_data_file {file}: {error}") from error
+        content, _ = read_plain_file(file, MAX_FILE_SIZE, "user_data_file")
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{where}: cannot read user_data_file {file}: it is not UTF-8 text: {error}") from error
+    except SpecError as error:
+        raise SpecError(f"{where}: {error.message}", error.fix) from error
+    if len(content) > MAX_FILE_SIZE:
+        raise SpecError(f"{where}: user_data_file {file} is larger than {MAX_FILE_SIZE // 2**20} MiB")
     if not text.startswith(("#!", "#cloud-config")):
         raise SpecError(f"{where}: {file} must begin with '#!' or '#cloud-config'")
     try:

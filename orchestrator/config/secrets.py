@@ -8,12 +8,11 @@ applied, whatever became of its file.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from orchestrator.config.plain_file import read_plain_file
 from orchestrator.config.rooms import write_kept
 from orchestrator.errors import NotFound, SpecError
 from orchestrator.models.redaction import NOTHING, SHORTEST, Redaction
@@ -49,20 +48,8 @@ def read_secret(file: Path) -> str:
 
 def _read_private(file: Path, what: str) -> bytes:
     """At most one byte more than _MAX_FILE_SIZE of a plain file that only its owner may read."""
-    try:
-        # Not blocking: a pipe with nobody behind it would be waited for.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            content = os.read(descriptor, _MAX_FILE_SIZE + 1) if stat.S_ISREG(status.st_mode) else b""
-        finally:
-            os.close(descriptor)
-    except (OSError, ValueError) as error:
-        raise SpecError(f"cannot read {what} file {file}: {getattr(error, 'strerror', error)}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise SpecError(f"{what} file {file} is not a plain file")
-    if status.st_mode & 0o077:
-        mode = stat.S_IMODE(status.st_mode)
+    content, mode = read_plain_file(file, _MAX_FILE_SIZE, f"{what} file")
+    if mode & 0o077:
         raise SpecError(f"{what} file {file} is open to others (mode {mode:04o})", f"chmod 600 {file}")
     return content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,17 @@ def test_a_user_data_file_is_utf_8(tmp_path: Path) -> None:
     (tmp_path / "setup.sh").write_bytes(b"#!/bin/sh\n\xff\n")
     said = complaint(tmp_path, HEAD + "setup:\n  user_data_file: setup.sh\n")
     assert said.startswith("web.yaml:5: cannot read user_data_file")
+
+
+def test_a_user_data_file_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "setup.sh")
+    said = complaint(tmp_path, HEAD + "setup:\n  user_data_file: setup.sh\n")
+    assert said == "web.yaml:5: user_data_file setup.sh is not a plain file"
+
+
+def test_a_user_data_file_without_end_is_refused(tmp_path: Path) -> None:
+    said = complaint(tmp_path, with_user_data(tmp_path, "setup.sh", "#!/bin/sh\n" + "#" * MAX_FILE_SIZE))
+    assert said == "web.yaml:5: user_data_file setup.sh is larger than 1 MiB"
 
 
 @pytest.mark.parametrize("key", ["ssh_keys", "disable_root", "ssh_deletekeys", "manual_cache_clean"])
