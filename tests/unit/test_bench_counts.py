@@ -31,6 +31,12 @@ def test_kill_points_are_counted_with_what_each_operation_left() -> None:
     assert bench_kill_points.count(PRINTED) == {"apply": (41, 0), "delete": (7, 2), "restart": (3, 1)}
 
 
+def test_an_operation_that_is_tried_twice_counts_twice() -> None:
+    again = "apply: killed 5 times, 9.0 s\nafter apply: 1 left over\n"
+    assert bench_kill_points.count(PRINTED + again)["apply"] == (46, 1)
+    assert bench_kill_points.count(again + "apply: killed 2 times, 9.0 s\n")["apply"] == (7, 2)
+
+
 def test_examples_of_properties_count_and_other_tests_count_once() -> None:
     tests = [ElementTree.fromstring(text) for text in ("<testcase><failure/></testcase>", "<testcase/>")]
     assert bench_bad_input.count(STATISTICS, tests) == (1 + 3 + 80 + 2, 1)
