@@ -1,8 +1,14 @@
-# Runs in a fork, as root, on the standard input of a shell, while its network link is down. Lines before it set:
+# By which a fork becomes who it is, as root, while its network link is down: the guest that the first boot with its answer
+# files would have made it, now and at its next boot. May be repeated: once it has ended well, nothing is left to do.
+#
+#   source   prepare_source                     looks for what there is, and leaves a shell that waits for words
+#   fork     words, then `become`, to that shell: it was frozen with the rest
+#            or all of this to a new shell, words first, then `prepare` and `become`
+#
+# The words set, of which `printf %b` reads the second line:
 #   instance name mac address machine_id boot_id entropy resolvers
-#   host_key host_key_public meta_data user_data vendor_data network_config calls (as `printf %b` reads them)
-# Makes the guest who the first boot with these answer files would have made it, now and at its next boot. May be
-# repeated: once it has ended well, nothing is left to do.
+#   host_key host_key_public meta_data user_data vendor_data network_config values
+# and before them, as for the source: version address calls
 # shellcheck shell=sh disable=SC2154
 set -eu
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -10,9 +16,15 @@ umask 022
 cloud=/var/lib/cloud
 mark=/run/understudy.fork
 source=/run/understudy.source
+wake=/run/understudy.wake.$version
+said=/run/understudy.said.$version
 program=/etc/understudy.fork
+program_values=/run/understudy.values
 new_boot_id=/run/understudy.boot_id
 networkd_processes=/sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.procs
+step=
+newline='
+'
 
 fail() {
     echo "$1" >&2
@@ -27,13 +39,107 @@ put() {
     printf %b "$2" > "$1" || fail "cannot write $1"
 }
 
-# Whoever took the golden image left a file there that may be executed, and the source's address.
-read_source() {
+# ---- before the source is frozen: what a fork would spend its time on --------------------------------------------------
+
+prepare_source() {
+    echo "$address" > $source
+    prepare
+    umask 077
+    rm -f "$said"
+    : > "$said"
+    mkfifo "$wake"
+    # A function that is redirected would keep what it had before, and the agent waits for the end of that.
+    (await_words) < /dev/null > /dev/null 2>> "$said" &
+    # What is on the disk already, no fork writes again.
+    $program s
+}
+
+# The shells that wait here are needed no more.
+dismiss() {
+    for pipe in /run/understudy.wake.*; do
+        [ ! -p "$pipe" ] || { echo exit 1<> "$pipe" && rm -f "$pipe"; }
+    done
+}
+
+# Waits in open(2), where it takes no time of anybody.
+await_words() {
+    trap end_waiting EXIT
+    # shellcheck source=/dev/null
+    . "$wake"
+}
+
+end_waiting() {
+    status=$?
+    [ $status -eq 0 ] || echo "in $step" >&2
+    echo "ended ${instance:-} $status" >&2
+}
+
+prepare() {
+    dismiss
     [ -s $source ] || fail "the golden image does not tell the address of its source"
     read -r old < $source
+    find_card
+    find_instance
+    find_machine_id
+    find_what_goes
+    find_network_files
     put $program "$calls"
     [ -x $program ] || chmod 700 $program
+    ! command -v dropbearconvert > /dev/null || dropbear=1
+    [ ! -x /usr/sbin/sshd ] || sshd=1
 }
+
+find_card() {
+    for device in /sys/class/net/*; do
+        if [ -e "$device/device" ]; then
+            card=${device##*/}
+            read -r old_mac < "$device/address"
+            return
+        fi
+    done
+    fail "there is no network card"
+}
+
+find_instance() {
+    old_instance=
+    for before in "$cloud"/instances/*; do
+        [ ! "$before" -ef $cloud/instance ] || old_instance=$before
+    done
+}
+
+find_machine_id() {
+    old_id=
+    [ ! -s /etc/machine-id ] || read -r old_id < /etc/machine-id
+}
+
+# Of the other one: among them, in clear, its host key. A line each.
+find_what_goes() {
+    removed='' derived=''
+    for file in "$cloud"/seed/nocloud/* /run/cloud-init/instance-data*.json /run/cloud-init/combined-cloud-config.json \
+        /run/cloud-init/cloud.cfg /run/cloud-init/*.flat /run/cloud-init/meta /run/cloud-init/network \
+        /etc/ssh/ssh_host_* /etc/dropbear/dropbear_*_host_key \
+        /run/understudy/phase /run/understudy.key /var/lib/dhcp/*.leases /var/lib/dhclient/*.lease* \
+        /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key /etc/dhcpcd.duid /var/lib/dhcpcd/*; do
+        if [ -e "$file" ] || [ -L "$file" ]; then removed=$removed$file$newline; fi
+    done
+    [ -n "$old_instance" ] || return 0
+    for file in "$old_instance"/obj.pkl "$old_instance"/cloud-config.txt \
+        "$old_instance"/vendor-* "$old_instance"/vendor2-*; do
+        [ ! -e "$file" ] || derived=$derived${file##*/}$newline
+    done
+}
+
+find_network_files() {
+    network_files=
+    for file in /etc/systemd/network/*.network /etc/systemd/network/*.link /etc/netplan/*.yaml \
+        /run/systemd/network/* /etc/network/interfaces /etc/network/interfaces.d/* \
+        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-* \
+        /etc/udev/rules.d/70-persistent-net.rules; do
+        [ ! -f "$file" ] || network_files=$network_files$file$newline
+    done
+}
+
+# ---- in the fork ------------------------------------------------------------------------------------------------------
 
 # The network's keeper has seen the link go down and took the address away. Until it is started again it keeps still:
 # what it knows is the other's.
@@ -45,16 +151,17 @@ hold_network() {
     [ -z "$networkd" ] || kill -STOP "$networkd"
 }
 
-# All that takes a system call of its own, by one process.
+# All that takes a system call of its own, by one process. The mark of an instance whose setup is done moves to the
+# new one, so that nothing is set up anew at the next boot; what was derived of the other's files goes.
 make_calls() {
-    find_card
-    find_instance
-    find_machine_id
+    here=$cloud/instances/$instance
+    [ "$old_instance" != "$here" ] || old_instance=
+    [ -n "$old_instance" ] || [ -d "$here" ] || fail "cloud-init has set up nothing here"
     # What the kernel would give out next, other forks get as well. Writing adds to its pool, which is drawn upon about
     # once a minute; only the request makes that happen now. Kernels that hear of a new generation by themselves do the
     # same.
     printf %s "$entropy" > /dev/urandom
-    set -- t g f /var/lib/random-seed f /var/lib/systemd/random-seed
+    set -- t g f /var/lib/random-seed f /var/lib/systemd/random-seed d $cloud/seed d $cloud/seed/nocloud
     for journal in /run/log/journal /var/log/journal; do
         if [ -n "$old_id" ] && [ "$old_id" != "$machine_id" ] && [ -d "$journal/$old_id" ]; then
             set -- "$@" m "$journal/$old_id" "$journal/$machine_id"
@@ -63,26 +170,30 @@ make_calls() {
     [ -z "$old_instance" ] || set -- "$@" m "$old_instance" "$here"
     [ ! -L $cloud/applied ] || set -- "$@" l "$here" $cloud/applied
     set -- "$@" l "$here" $cloud/instance
-    # Of the other one: among them, in clear, its host key.
-    for file in "$cloud"/seed/nocloud/* /run/cloud-init/instance-data*.json /run/cloud-init/combined-cloud-config.json \
-        /run/cloud-init/cloud.cfg /run/cloud-init/*.flat /run/cloud-init/meta /run/cloud-init/network \
-        /etc/ssh/ssh_host_* /etc/dropbear/dropbear_*_host_key \
-        /run/understudy/phase /run/understudy.key /var/lib/dhcp/*.leases /var/lib/dhclient/*.lease* \
-        /var/lib/NetworkManager/*.lease /var/lib/NetworkManager/secret_key /etc/dhcpcd.duid /var/lib/dhcpcd/*; do
-        if [ -e "$file" ] || [ -L "$file" ]; then set -- "$@" r "$file"; fi
-    done
-    for file in "${old_instance:-$here}"/obj.pkl "${old_instance:-$here}"/cloud-config.txt \
-        "${old_instance:-$here}"/vendor-* "${old_instance:-$here}"/vendor2-*; do
-        [ ! -e "$file" ] || set -- "$@" r "$here/${file##*/}"
-    done
+    by_line
+    for file in $removed; do set -- "$@" r "$file"; done
+    for file in $derived; do set -- "$@" r "$here/$file"; done
+    by_word
     take_boot_id
     if [ "$boot_id" != "$known" ]; then
         set -- "$@" b $new_boot_id /proc/sys/kernel/random/boot_id
     fi
     set -- "$@" c "$card"
     status=0
-    $program "$@" > /dev/urandom 2> /dev/null || status=$?
+    put $program_values "$values"
+    $program "$@" < $program_values > /dev/urandom 2> /dev/null || status=$?
     check_calls
+}
+
+# How an unquoted list is read: a name for each line, whatever is in it; and as ever.
+by_line() {
+    set -f
+    IFS=$newline
+}
+
+by_word() {
+    set +f
+    unset IFS
 }
 
 check_calls() {
@@ -97,9 +208,9 @@ check_calls() {
 # Some cards take another hardware address only while they are down.
 force_card() {
     ip link set dev "$card" down
-    $program c "$card" || true
+    $program c "$card" < $program_values || true
     ip link set dev "$card" up
-    $program c "$card" || fail "$card does not take the addresses $mac and $address"
+    $program c "$card" < $program_values || fail "$card does not take the addresses $mac and $address"
 }
 
 take_name() {
@@ -125,11 +236,6 @@ take_boot_id() {
     read -r known < /proc/sys/kernel/random/boot_id
 }
 
-find_machine_id() {
-    old_id=
-    [ ! -s /etc/machine-id ] || read -r old_id < /etc/machine-id
-}
-
 take_machine_id() {
     put /etc/machine-id "$machine_id\n"
     if [ -e /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
@@ -137,22 +243,8 @@ take_machine_id() {
     fi
 }
 
-# The mark of an instance whose setup is done moves to the new one, so that nothing is set up anew at the next boot;
-# what was derived of the other's files goes.
-find_instance() {
-    here=$cloud/instances/$instance
-    old_instance=
-    for before in "$cloud"/instances/*; do
-        if [ "$before" != "$here" ] && [ "$before" -ef $cloud/instance ]; then
-            old_instance=$before
-        fi
-    done
-    [ -n "$old_instance" ] || [ -d "$here" ] || fail "cloud-init has set up nothing here"
-}
-
 # The answer files where NoCloud looks for them without a disk.
 take_instance() {
-    [ -d $cloud/seed/nocloud ] || mkdir -p $cloud/seed/nocloud
     umask 077
     put $cloud/seed/nocloud/meta-data "$meta_data"
     put $cloud/seed/nocloud/user-data "$user_data"
@@ -166,13 +258,13 @@ take_instance() {
 
 take_host_key() {
     umask 077
-    if command -v dropbearconvert > /dev/null; then
+    if [ -n "${dropbear:-}" ]; then
         put /run/understudy.key "$host_key"
         dropbearconvert openssh dropbear /run/understudy.key /etc/dropbear/dropbear_ed25519_host_key > /dev/null 2>&1 ||
             fail "dropbear does not take the host key"
         : > /run/understudy.key
     fi
-    if [ -d /etc/ssh ] && [ -x /usr/sbin/sshd ]; then
+    if [ -d /etc/ssh ] && [ -n "${sshd:-}" ]; then
         put /etc/ssh/ssh_host_ed25519_key "$host_key"
         umask 022
         put /etc/ssh/ssh_host_ed25519_key.pub "$host_key_public\n"
@@ -180,26 +272,12 @@ take_host_key() {
     umask 022
 }
 
-find_card() {
-    for device in /sys/class/net/*; do
-        if [ -e "$device/device" ]; then
-            card=${device##*/}
-            read -r old_mac < "$device/address"
-            return
-        fi
-    done
-    fail "there is no network card"
-}
-
 # The card has them by now; what the first boot wrote about it, as the next boots read it, follows.
 take_address() {
-    set --
-    for file in /etc/systemd/network/*.network /etc/systemd/network/*.link /etc/netplan/*.yaml \
-        /run/systemd/network/* /etc/network/interfaces /etc/network/interfaces.d/* \
-        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-* \
-        /etc/udev/rules.d/70-persistent-net.rules; do
-        [ ! -f "$file" ] || set -- "$@" "$file"
-    done
+    by_line
+    # shellcheck disable=SC2086 # one word for each line
+    set -- $network_files
+    by_word
     if [ "$old" != "$address" ] && [ $# -gt 0 ]; then
         rewrite_address "$@"
     fi
@@ -338,20 +416,18 @@ run_own_scripts() {
     done
 }
 
-main() {
+become() {
     if [ -s $mark ]; then
         read -r done_for < $mark
         [ "$done_for" != "$instance" ] || return 0
     fi
-    trap '[ $? -eq 0 ] || echo "in $step" >&2' EXIT
-    for step in read_source hold_network make_calls take_name take_machine_id take_instance take_host_key take_address \
+    for step in hold_network make_calls take_name take_machine_id take_instance take_host_key take_address \
         restart_services run_own_scripts; do
         $step
     done
+    step=last_words
     echo "$address" > $source
     # Who loses power now must not come back as the other one.
-    $program s
+    $program r "$wake" r "$said" r $program_values s
     echo "$instance" > $mark
 }
-
-main < /dev/null

@@ -69,7 +69,7 @@ class GuestAgent:
         """The last bytes of a file in the guest, at most 64 KiB; empty if there is none, or none may be read."""
         size = min(last, _LIMIT)
         try:
-            handle = self._ask("guest-file-open", path=path, mode="r")
+            handle = self.open_file(path, "r")
         except AgentAbsent:
             raise
         except GuestError:
@@ -77,11 +77,33 @@ class GuestAgent:
         try:
             with contextlib.suppress(GuestError):  # shorter than that: from its beginning
                 self._ask("guest-file-seek", handle=handle, offset=-size, whence="end")
-            answer = self._ask("guest-file-read", handle=handle, count=size)
+            return self.read_on(handle, size)
         finally:
             with contextlib.suppress(GuestError):
-                self._ask("guest-file-close", handle=handle)
-        return _content(answer)[-size:]
+                self.close_file(handle)
+
+    def open_file(self, path: str, mode: str) -> int:
+        """A handle; `mode` as that of fopen(3)."""
+        handle = self._ask("guest-file-open", path=path, mode=mode)
+        if not isinstance(handle, int):
+            raise GuestError("the guest agent's answer is not understood")
+        return handle
+
+    def read_on(self, handle: int, size: int = _LIMIT) -> str:
+        """What there is of an open file behind what was read of it, also if its end was met before."""
+        return _content(self._ask("guest-file-read", handle=handle, count=size))[-size:]
+
+    def write_and_close(self, handle: int, text: str) -> None:
+        """All of it: the agent says what it could not write when it closes the file."""
+        try:
+            self._ask(
+                "guest-file-write", **{"handle": handle, "buf-b64": base64.b64encode(text.encode()).decode()}
+            )
+        finally:
+            self.close_file(handle)
+
+    def close_file(self, handle: int) -> None:
+        self._ask("guest-file-close", handle=handle)
 
     def set_time(self, clock: Clock, patience: Patience) -> None:
         """To that of `clock`, by a command where the agent may run one: its own call also writes the hardware
@@ -96,6 +118,10 @@ class GuestAgent:
     def run(self, script: str, clock: Clock, patience: Patience) -> None:
         """Runs a shell script in the guest. Raises GuestError if it fails, NeverReady at the deadline."""
         self._run(clock, patience, path="/bin/sh", arg=["-c", script])
+
+    def begin(self, script: str) -> None:
+        """Runs a shell script in the guest, and does not wait for it."""
+        self._ask("guest-exec", path="/bin/sh", arg=["-c", script])
 
     def run_script(self, script: str, clock: Clock, patience: Patience) -> None:
         """The same by standard input, for what no list of processes may show; the end of what it says goes into
@@ -118,7 +144,7 @@ class GuestAgent:
                 raise NeverReady("what the guest agent was asked to run was not done in time")
             if patience.is_cancelled():
                 raise Interrupted("the work is no longer wanted")
-            clock.rest(max(_LOOK, (now - began) * _SHARE))
+            clock.rest(next_look(now - began))
         if state.get("exitcode") != 0:
             words = _said(state)
             status = f"what the guest agent ran ended with status {state.get('exitcode')!r:.20}"
@@ -126,6 +152,11 @@ class GuestAgent:
 
     def _ask(self, command: str, **arguments: object) -> object:
         return self._host.ask_agent(self._domain, command, arguments)
+
+
+def next_look(waited: float) -> float:
+    """Seconds until a guest that was given something to do `waited` seconds ago is asked about it again."""
+    return max(_LOOK, waited * _SHARE)
 
 
 def _said(state: dict[str, object]) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 
 from orchestrator.apply.beside import beside
 from orchestrator.apply.console import SetupConsole
@@ -41,13 +42,24 @@ from orchestrator.models.spec import Probe
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.models.storage import ExtraDisk
 from orchestrator.ports.guest import GuestShell, Patience
-from orchestrator.render.identity import render_identity, render_source, without_comments
+from orchestrator.render.identity import (
+    ForkProgram,
+    render_dismissal,
+    render_identity,
+    render_source,
+    without_comments,
+)
 from orchestrator.render.seed import render_seed
 
 log = logging.getLogger("understudy.executor")
 _AGENT_SECONDS = 10.0  # after a guest is ready, in which its agent may come
 _SYNC_SECONDS = 30.0  # that a guest may take to write what it has not written yet
 _CONSOLE_BYTES = 16 * 1024  # as much as may be written between two looks at it
+
+
+@cache
+def _fork_program() -> ForkProgram:
+    return ForkProgram(without_comments(template("identity.sh")))
 
 
 class Executor:
@@ -141,11 +153,15 @@ class Executor:
                 f"no fork of {domain!r} could be told who it is: no guest agent of its may run commands",
                 "let qemu-guest-agent run guest-exec in the image, or declare setup.fork: false",
             )
-        with suppress(GuestError):
-            script = render_source(self._installation.addressing.guest_network(member))
-            agent.run(script, clock, Patience(clock.monotonic() + _SYNC_SECONDS, errand.cancelled))
         host = self.machines.host_of(member)
-        host.take_golden(domain, member.incarnation, member.model, errand.cancelled)
+        try:
+            with suppress(GuestError):
+                script = render_source(_fork_program(), self._installation.addressing.guest_network(member))
+                agent.run_script(script, clock, Patience(clock.monotonic() + _SYNC_SECONDS, errand.cancelled))
+            host.take_golden(domain, member.incarnation, member.model, errand.cancelled)
+        finally:
+            with suppress(GuestError, HostError):
+                agent.begin(render_dismissal())
 
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         if self.is_fork(member):
@@ -165,11 +181,10 @@ class Executor:
         try:
             files = render_seed(wanted.spec, identity, read_secrets(wanted.spec, self._installation.secrets))
             entropy = self._world.identities.entropy()
-            program = without_comments(template("identity.sh"))
-            script = render_identity(program, identity, files, clock.now(), entropy)
-            Christening(self.machines.host_of(member), domain, self.machines.agent(member), clock).perform(
-                script, patience
-            )
+            program = _fork_program()
+            fork_words = render_identity(program, identity, files, clock.now(), entropy)
+            host, agent = self.machines.host_of(member), self.machines.agent(member)
+            Christening(host, domain, agent, clock, program).perform(fork_words, patience)
             words = (
                 f"{member.name} goes on from a golden image: told who it is in {clock.monotonic() - began:.1f} s"
             )

@@ -1,26 +1,41 @@
 # What a fork has done for it in one process, where a shell would start a dozen: each costs an emulated guest a
 # twentieth of a second. Its arguments are letters, each with what it is about:
 #
+# What differs from fork to fork is read from standard input, in one piece:
+#
+#   16 bytes   time, struct timespec
+#   48 bytes   card, struct sockaddr: hardware address, address, netmask
+#   120 bytes  route, struct rtentry
+#
 #   t             set the clock to `time`
 #   g             reseed the kernel's random numbers; standard output is /dev/urandom
 #   f FILE        512 random bytes into FILE, if it is there
+#   d DIRECTORY   make it, if it is not there
 #   m FROM TO     rename
 #   l TARGET LINK symbolic link in place of LINK
 #   r FILE        remove, if it is there
 #   b FROM TO     mount FROM over TO, if that can be done
 #   c CARD        hardware address, address, netmask and route of `card` and `route`
 #   s             sync
-#   p             sleep for `pause`
+#   p             sleep for `pause`, ten seconds
 #
 # Its status is the sum of what failed: 1 the clock, 2 the random numbers, 4 a file, 8 the card; 64 an unknown letter.
 #
 #   as --64 fork_program.S -o fork_program.o
 #   objcopy -O binary -j .text fork_program.o fork_program.bin
 #
-# `fork_program.py` holds the result up to `time`, and writes what follows.
+# `fork_program.py` holds the result.
 .globl _start
 _start:
   leaq 16(%rsp),%r12
+  subq $192,%rsp
+  movq %rsp,%r9           # the values; the stack of a new process is zero
+  xorl %edi,%edi
+  movq %r9,%rsi
+  movl $184,%edx
+  xorl %eax,%eax
+  syscall
+  movl %eax,184(%r9)      # how much there is of them
   xorl %ebx,%ebx
 next:
   movq (%r12),%rax
@@ -38,6 +53,8 @@ next:
   je reseed
   cmpb $'f',%al
   je fill
+  cmpb $'d',%al
+  je directory
   cmpb $'m',%al
   je rename
   cmpb $'l',%al
@@ -70,10 +87,17 @@ try:
 time_of_day:
   addq $8,%r12
   movl $1,%r13d
+  cmpl $184,184(%r9)
+  jne lacking
   xorl %edi,%edi
-  leaq time(%rip),%rsi
+  movq %r9,%rsi
   movl $227,%eax
   call try
+  jmp next
+
+# What needs the values fails without them.
+lacking:
+  orl %r13d,%ebx
   jmp next
 
 reseed:
@@ -106,6 +130,14 @@ fill:
   movl $1,%eax
   call try
   addq $512,%rsp
+  jmp next
+
+directory:
+  addq $16,%r12
+  xorl %r13d,%r13d
+  movl $0755,%esi
+  movl $83,%eax
+  call try
   jmp next
 
 rename:
@@ -161,6 +193,8 @@ rest:
 card_of:
   addq $16,%r12
   movl $8,%r13d
+  cmpl $184,184(%r9)
+  jne lacking
   movq %rdi,%r14
   subq $40,%rsp           # struct ifreq
   xorl %eax,%eax
@@ -184,7 +218,7 @@ card_of:
   movl $41,%eax           # a socket to ask by
   call try
   movl %eax,%r15d
-  leaq card(%rip),%r14
+  leaq 16(%r9),%r14
   movl $0x8924,%ebp       # SIOCSIFHWADDR
   call ask
   movl $0x8916,%ebp       # SIOCSIFADDR
@@ -192,7 +226,7 @@ card_of:
   movl $0x891c,%ebp       # SIOCSIFNETMASK
   call ask
   addq $40,%rsp
-  leaq route(%rip),%rdx
+  leaq 64(%r9),%rdx
   cmpw $0,24(%rdx)        # no gateway
   je next
   movl %r15d,%edi
@@ -216,12 +250,6 @@ ask:
   movl $16,%eax
   jmp try
 
-  .balign 16,0
-time:
-  .zero 16                # struct timespec
+  .balign 8,0
 pause:
-  .zero 16                # struct timespec
-card:
-  .zero 48                # struct sockaddr: hardware address, address, netmask
-route:
-  .zero 120               # struct rtentry
+  .quad 10, 0             # struct timespec

@@ -1,6 +1,6 @@
 """What a fork is given to run so that it becomes who it is: one POSIX shell script.
 
-It holds the machine's private host key, and goes to the guest agent's shell by standard input only.
+It holds the machine's private host key, and goes to a shell by a pipe or by standard input only.
 """
 
 from __future__ import annotations
@@ -11,24 +11,60 @@ import re
 import shlex
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from orchestrator.errors import SpecError
-from orchestrator.render.fork_program import fork_program
+from orchestrator.render.fork_program import fork_program, fork_values
 from orchestrator.render.seed import GuestIdentity, GuestNetwork
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # The same names as in templates/identity.sh.
-_SOURCE, _PROGRAM = "/run/understudy.source", "/etc/understudy.fork"
+_RUN = "/run/understudy"
 _PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b"\\'$`")
 
 
+@dataclass(frozen=True)
+class ForkProgram:
+    """templates/identity.sh and the program of its system calls, in one version: a fork goes on from what its
+    source was given, which may have been another one."""
+
+    script: str
+    calls: bytes = field(default_factory=fork_program)
+
+    @property
+    def version(self) -> str:
+        return hashlib.sha256(self.calls + self.script.encode()).hexdigest()[:8]
+
+    @property
+    def wake(self) -> str:
+        """The pipe by which a shell that waits is given its words."""
+        return f"{_RUN}.wake.{self.version}"
+
+    @property
+    def said(self) -> str:
+        """What that shell says: a line when it wakes, what went wrong, and a line when it ends."""
+        return f"{_RUN}.said.{self.version}"
+
+    def of(self, address: str) -> str:
+        return f"version={self.version}\naddress={address}\ncalls='{escaped(self.calls)}'\n{self.script}"
+
+
+@dataclass(frozen=True)
+class ForkWords:
+    """What makes a fork who it is: for the shell that waits in it, and for a new one."""
+
+    instance_id: str
+    waiting: str
+    new: str
+
+
 def render_identity(
-    program: str, identity: GuestIdentity, files: Mapping[str, bytes], now: float, entropy: bytes
-) -> str:
-    """`program` is templates/identity.sh, `files` are the answer files of the machine's seed, `now` seconds since
-    the epoch. The same values give the same script. Raises SpecError if one could not be an identity's."""
+    program: ForkProgram, identity: GuestIdentity, files: Mapping[str, bytes], now: float, entropy: bytes
+) -> ForkWords:
+    """`files` are the answer files of the machine's seed, `now` seconds since the epoch. The same values give the
+    same words. Raises SpecError if one could not be an identity's."""
     _check(identity)
     network = identity.network
     words = {
@@ -48,18 +84,27 @@ def render_identity(
         "user_data": files["user-data"],
         "vendor_data": files["vendor-data"],
         "network_config": files["network-config"],
-        "calls": fork_program(network, round(now)),
+        "values": fork_values(network, round(now)),
     }
     lines = [f"{name}={shlex.quote(word)}" for name, word in words.items()]
     lines += [f"{name}='{escaped(content)}'" for name, content in contents.items()]
-    return "\n".join([*lines, program])
+    said = "".join(f"{line}\n" for line in lines)
+    return ForkWords(
+        identity.instance_id,
+        waiting=f"echo woken >&2\n{said}become\nexit\n",
+        new=f"{program.of(network.address)}prepare < /dev/null\n{said}become < /dev/null\n",
+    )
 
 
-def render_source(network: GuestNetwork) -> str:
+def render_source(program: ForkProgram, network: GuestNetwork) -> str:
     """What the source of a golden image is given to run just before it is taken: so its forks know what to look
-    for in its files, and have a file that may be executed. What is on the disk already, no fork writes again.
-    """
-    return f"echo {network.address} > {_SOURCE}; : > {_PROGRAM}; chmod 700 {_PROGRAM}; sync"
+    for in its files, have the program, and a shell that waits for them."""
+    return f"{program.of(network.address)}prepare_source < /dev/null\n"
+
+
+def render_dismissal() -> str:
+    """What the source is given to run once it was taken, or was not."""
+    return f'for pipe in {_RUN}.wake.*; do [ ! -p "$pipe" ] || {{ echo exit 1<> "$pipe" && rm -f "$pipe"; }}; done'
 
 
 def without_comments(program: str) -> str:

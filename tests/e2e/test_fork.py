@@ -24,6 +24,7 @@ echo set up >> /root/setups
 cat > /etc/understudy/fork.d/60-random <<'END'
 #!/bin/sh
 head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > /root/random
+cut -d ' ' -f 1,22 /proc/$PPID/stat > /root/told_by
 END
 chmod +x /etc/understudy/fork.d/60-random
 """
@@ -132,6 +133,16 @@ def test_cold_growth_is_forks_that_share_nothing(web: Installation) -> None:
     assert names_served(web, 15) == {row["name"] for row in found}
     assert len(events(web, "forked")) == 4
     assert "fork" in web.run("status", "web")
+
+
+def test_forks_are_told_by_the_shell_that_waited_in_their_source(web: Installation) -> None:
+    """Process and start of whoever ran `fork.d`: one and the same, before the source was frozen."""
+    left = "cat /run/understudy.said.* 2> /dev/null; ls /run | grep -c wake"
+    source, *_ = [row for row in rows(web) if not row["forked"]]
+    assert web.run("ssh", f"web/{source['name']}", "--", f"{left}; true") == "ended  0\n0\n"
+    forks = [row for row in rows(web) if row["forked"]]
+    assert {web.run("ssh", f"web/{row['name']}", "--", f"{left}; true") for row in forks} == {"0\n"}
+    assert len({ssh(web, row, "cat /root/told_by") for row in forks}) == 1
 
 
 def test_among_twenty_forks_nothing_is_shared(web: Installation) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,25 +15,46 @@ from hypothesis import strategies as st
 
 from orchestrator.config.resources import template
 from orchestrator.errors import SpecError
-from orchestrator.render.fork_program import fork_program
-from orchestrator.render.identity import escaped, render_identity, render_source, without_comments
+from orchestrator.render.fork_program import fork_values
+from orchestrator.render.identity import (
+    ForkProgram,
+    ForkWords,
+    escaped,
+    render_dismissal,
+    render_identity,
+    render_source,
+    without_comments,
+)
 from orchestrator.render.seed import GuestIdentity, render_seed
 from tests.builders import NOW, make_spec
 from tests.golden.golden import assert_golden
 from tests.golden.test_seed import IDENTITY
+from tests.support.installation import wait_until
 from tests.unit.examples import some
 
 ENTROPY = bytes(range(64))
 SHELLS = [words for words in (["sh"], ["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(words[0])]
 WORDS = ("instance", "name", "mac", "address", "machine_id", "boot_id", "entropy", "resolvers")
-CONTENTS = ("host_key", "host_key_public", "meta_data", "user_data", "vendor_data", "network_config", "calls")
+CONTENTS = ("host_key", "host_key_public", "meta_data", "user_data", "vendor_data", "network_config", "values")
 
 
-def rendered(
-    program: str = "main\n", identity: GuestIdentity = IDENTITY, user_data: bytes = b"#!/bin/sh\n"
-) -> str:
+PROGRAM = ForkProgram("main\n")
+
+
+def words_of(
+    program: ForkProgram = PROGRAM, identity: GuestIdentity = IDENTITY, user_data: bytes = b"#!/bin/sh\n"
+) -> ForkWords:
     files = {**render_seed(make_spec(), identity), "user-data": user_data}
     return render_identity(program, identity, files, NOW + 0.6, ENTROPY)
+
+
+def variables(words: ForkWords) -> str:
+    """Without what is to be done with them."""
+    return "".join(line for line in words.waiting.splitlines(keepends=True) if "=" in line)
+
+
+def whole_program() -> ForkProgram:
+    return ForkProgram(template("identity.sh"))
 
 
 def read_back(script: str, shell: list[str]) -> dict[str, bytes]:
@@ -50,13 +74,22 @@ def read_back(script: str, shell: list[str]) -> dict[str, bytes]:
 
 
 def test_it_is_rendered_like_its_golden_file() -> None:
-    assert_golden("identity.sh", rendered("# The program follows.\n"))
+    assert_golden("identity.sh", words_of().waiting)
+
+
+def test_a_new_shell_is_given_the_program_as_well() -> None:
+    words = words_of()
+    assert (
+        words.new
+        == f"{PROGRAM.of(IDENTITY.network.address)}prepare < /dev/null\n{variables(words)}become < /dev/null\n"
+    )
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_the_program_is_one_that_every_shell_can_read(shell: list[str]) -> None:
-    script = rendered(template("identity.sh"))
-    subprocess.run([*shell, "-n"], input=script.encode(), check=True, timeout=20)
+    program = whole_program()
+    for script in (words_of(program).new, render_source(program, IDENTITY.network), render_dismissal()):
+        subprocess.run([*shell, "-n"], input=script.encode(), check=True, timeout=20)
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
@@ -69,18 +102,22 @@ def test_without_its_comments_it_is_the_same_program(shell: list[str]) -> None:
     assert len(bare) < 0.8 * len(whole)
 
 
-def test_the_source_is_told_its_address_under_the_names_that_a_fork_looks_for() -> None:
-    script, program = render_source(IDENTITY.network), template("identity.sh").splitlines()
-    assert script.startswith(f"echo {IDENTITY.network.address} > ")
-    for name in ("source", "program"):
-        (path,) = [line.removeprefix(f"{name}=") for line in program if line.startswith(f"{name}=/")]
-        assert f"> {path};" in script
-    assert script.endswith("; sync")
+def test_program_and_renderer_name_the_same_files() -> None:
+    lines = template("identity.sh").splitlines()
+    for name, path in (("wake", PROGRAM.wake), ("said", PROGRAM.said)):
+        assert f"{name}={path.removesuffix(PROGRAM.version)}$version" in lines
+    assert PROGRAM.version in PROGRAM.of("192.0.2.1/24")
+    assert 'echo exit 1<> "$pipe" && rm -f "$pipe"' in render_dismissal()
+
+
+def test_another_program_has_other_files() -> None:
+    others = (ForkProgram("main \n"), ForkProgram("main\n", b"another"))
+    assert len({one.version for one in (PROGRAM, *others)}) == 3
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_the_program_has_no_known_fault() -> None:
-    script = rendered(template("identity.sh"))
+    script = words_of(whole_program()).new
     done = subprocess.run(
         ["shellcheck", "-s", "dash", "-e", "SC2034,SC3013", "-"],
         input=script,
@@ -93,12 +130,12 @@ def test_the_program_has_no_known_fault() -> None:
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_a_shell_reads_the_values_that_were_meant(shell: list[str]) -> None:
-    found = read_back(rendered(""), shell)
+    found = read_back(variables(words_of()), shell)
     assert found["name"] == b"web-4tz9k"
     assert found["mac"] == b"52:54:00:aa:bb:cc"
     assert found["address"] == b"192.168.122.50/24"
     assert found["entropy"] == ENTROPY.hex().encode()
-    assert found["calls"] == fork_program(IDENTITY.network, round(NOW + 0.6))
+    assert found["values"] == fork_values(IDENTITY.network, round(NOW + 0.6))
     assert found["machine_id"] == IDENTITY.instance_id.replace("-", "").encode()
     assert found["host_key"] == IDENTITY.host_key_private.encode()
     assert found["meta_data"] == render_seed(make_spec(), IDENTITY)["meta-data"]
@@ -109,7 +146,7 @@ def test_a_shell_reads_the_values_that_were_meant(shell: list[str]) -> None:
 def test_no_content_breaks_out(content: bytes) -> None:
     content = content.replace(b"\0", b"").replace(b"\1", b"")
     hostile = content + b"'; touch /nowhere/at/all; $(false) `false` \\c \\0101 \"${HOME}\n"
-    assert read_back(rendered("", user_data=hostile), SHELLS[0])["user_data"] == hostile
+    assert read_back(variables(words_of(user_data=hostile)), SHELLS[0])["user_data"] == hostile
 
 
 def test_every_byte_can_be_said() -> None:
@@ -134,11 +171,102 @@ def test_every_byte_can_be_said() -> None:
 )
 def test_what_is_no_identity_is_refused(identity: GuestIdentity) -> None:
     with pytest.raises(SpecError):
-        rendered(identity=identity)
+        words_of(identity=identity)
 
 
 def test_its_values_are_the_only_difference_between_two_scripts() -> None:
     other = replace(IDENTITY, name="web-b2b2b", instance_id=IDENTITY.instance_id.replace("a", "b"))
-    one, two = rendered().splitlines(), rendered(identity=other).splitlines()
+    one, two = words_of().waiting.splitlines(), words_of(identity=other).waiting.splitlines()
     changed = {line.partition("=")[0] for line, mine in zip(one, two, strict=True) if line != mine}
     assert changed == {"instance", "name", "machine_id", "meta_data"}
+
+
+# ---- the shell that waits ------------------------------------------------------------------------------------
+
+
+class Guest:
+    """Where the files of a guest would be; `become` and `prepare` are the test's."""
+
+    def __init__(self, root: Path, shell: list[str], become: str) -> None:
+        self._root = root
+        self._shell = shell
+        root.mkdir()
+        (root / "calls").write_text("#!/bin/sh\n")
+        (root / "calls").chmod(0o700)
+        self.program = ForkProgram(
+            f"{template('identity.sh')}prepare() {{ dismiss; }}\nbecome() {{ {become}; }}\n"
+        )
+
+    def place(self, text: str) -> str:
+        return text.replace("/run/understudy", f"{self._root}/run").replace(
+            "/etc/understudy.fork", f"{self._root}/calls"
+        )
+
+    def run(self, script: str) -> None:
+        """Ends at once, also for whoever reads what it says, though a shell waits on."""
+        done = subprocess.run(
+            self._shell, input=self.place(script), capture_output=True, text=True, check=True, timeout=20
+        )
+        assert (done.stdout, done.stderr) == ("", "")
+
+    @property
+    def wake(self) -> Path:
+        return Path(self.place(self.program.wake))
+
+    def speak(self, words: str) -> None:
+        """As a guest agent does: to a pipe that is open even if nobody reads it."""
+        pipe = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+        os.write(pipe, self.place(words).encode())
+        os.close(pipe)
+
+    def said(self) -> str:
+        return Path(self.place(self.program.said)).read_text()
+
+    def await_end(self) -> str:
+        wait_until(lambda: "ended" in self.said(), 20, "the waiting shell has ended")
+        return self.said()
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_shell_waits_and_is_woken(shell: list[str], tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "guest", shell, 'echo "$name" > "$source.name"')
+    guest.run(render_source(guest.program, IDENTITY.network))
+    assert stat.S_ISFIFO(guest.wake.stat().st_mode)
+    assert stat.S_IMODE(guest.wake.stat().st_mode) == 0o600
+    assert guest.said() == ""
+    words = words_of(guest.program)
+    guest.speak(words.waiting)
+    assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
+    assert Path(guest.place("/run/understudy.source.name")).read_text() == f"{IDENTITY.name}\n"
+    assert Path(guest.place("/run/understudy.source")).read_text() == f"{IDENTITY.network.address}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_what_went_wrong_is_said_with_its_step(shell: list[str], tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "guest", shell, 'step=find_card; fail "there is no card"')
+    guest.run(render_source(guest.program, IDENTITY.network))
+    words = words_of(guest.program)
+    guest.speak(words.waiting)
+    assert guest.await_end() == f"woken\nthere is no card\nin find_card\nended {words.instance_id} 1\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_shell_that_waits_is_sent_away(shell: list[str], tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "guest", shell, "true")
+    guest.run(render_source(guest.program, IDENTITY.network))
+    guest.run(render_dismissal())
+    assert guest.await_end() == "ended  0\n"
+    assert not guest.wake.exists()
+    guest.run(render_dismissal())
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_second_taking_has_one_shell_that_waits(shell: list[str], tmp_path: Path) -> None:
+    guest = Guest(tmp_path / "guest", shell, "true")
+    guest.run(render_source(guest.program, IDENTITY.network))
+    with Path(guest.place(guest.program.said)).open() as first:
+        guest.run(render_source(guest.program, IDENTITY.network))
+        words = words_of(guest.program)
+        guest.speak(words.waiting)
+        assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
+        wait_until(lambda: "ended  0\n" in first.read(), 20, "the first one has ended")

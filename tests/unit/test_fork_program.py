@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.render import fork_program as module
-from orchestrator.render.fork_program import fork_program
+from orchestrator.render.fork_program import fork_program, fork_values
 from orchestrator.render.seed import GuestNetwork
 
 NETWORK = GuestNetwork("52:54:00:aa:bb:cc", "192.0.2.5/26", "192.0.2.1")
@@ -24,16 +24,17 @@ def program(tmp_path: Path) -> Path:
     if platform.machine() != "x86_64":
         pytest.skip("the program is for x86-64")
     file = tmp_path / "program"
-    file.write_bytes(fork_program(NETWORK, 1_700_000_000))
+    file.write_bytes(fork_program())
     file.chmod(0o700)
+    file.with_name("values").write_bytes(fork_values(NETWORK, 1_700_000_000))
     return file
 
 
-def run(program: Path, *words: str, stdout: str = "/dev/null") -> int:
+def run(program: Path, *words: str, stdin: str = "values", stdout: str = "/dev/null") -> int:
     """Its status; its directory is the current one."""
-    with Path(stdout).open("wb") as out:
+    with (program.parent / stdin).open("rb") as values, Path(stdout).open("wb") as out:
         return subprocess.run(
-            [program, *words], stdout=out, cwd=program.parent, check=False, timeout=20
+            [program, *words], stdin=values, stdout=out, cwd=program.parent, check=False, timeout=20
         ).returncode
 
 
@@ -51,11 +52,18 @@ def test_it_is_what_its_source_makes(tmp_path: Path) -> None:
     ]
     subprocess.run(command, check=True, timeout=20)
     assembled = (tmp_path / "program.bin").read_bytes()
-    made = fork_program(NETWORK, 0)
-    header = len(made) - len(assembled)
-    data = 16 + 16 + 48 + 120
-    assert made[header:-data] == assembled[:-data]
-    assert assembled[-data:] == bytes(data)
+    made = fork_program()
+    assert made[-len(assembled) :] == assembled
+    assert len(made) == len(assembled) + 64 + 56
+
+
+@pytest.mark.parametrize("there_are", [0, 100, 183])
+def test_without_its_values_it_sets_neither_clock_nor_card(program: Path, there_are: int) -> None:
+    values = program.with_name("values")
+    values.write_bytes(values.read_bytes()[:there_are])
+    (program.parent / "file").touch()
+    assert run(program, "t", "c", "lo", "r", "file") == CLOCK | CARD
+    assert not (program.parent / "file").exists()
 
 
 def test_without_anything_to_do_it_does_nothing(program: Path) -> None:
@@ -71,13 +79,19 @@ def test_anything_but_the_random_device_is_an_error(program: Path, tmp_path: Pat
     assert run(program, "g", stdout=str(tmp_path / "file")) == RANDOM
 
 
+def test_a_directory_is_made_once(program: Path, tmp_path: Path) -> None:
+    assert run(program, "d", "new", "d", "new", "d", "new/below") == 0
+    assert (tmp_path / "new" / "below").is_dir()
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o755
+
+
 def test_files_are_renamed_removed_and_linked(program: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "link").symlink_to("old")
     (tmp_path / "file").write_text("to be removed")
     words = ["m", "old", "new", "r", "file", "r", "nowhere", "l", "new", "link", "l", "new", "second", "s"]
     assert run(program, *words) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"program", "new", "link", "second"}
+    assert {path.name for path in tmp_path.iterdir()} == {"program", "values", "new", "link", "second"}
     assert (tmp_path / "link").readlink() == (tmp_path / "second").readlink() == Path("new")
 
 
@@ -113,7 +127,14 @@ def in_namespace(program: Path, command: str) -> str:
         pytest.skip("needs root, unshare and ip")
     script = f"ip link add fork0 type veth peer name fork1 && ip link set fork0 up || exit 77\n{command}\n"
     done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", script.replace("PROGRAM", str(program))],
+        [
+            "unshare",
+            "--net",
+            "sh",
+            "-c",
+            script.replace("PROGRAM", str(program)).replace("VALUES", str(program.with_name("values"))),
+        ],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
@@ -127,7 +148,8 @@ def in_namespace(program: Path, command: str) -> str:
 def test_a_card_gets_its_addresses_and_route_and_may_get_them_again(program: Path) -> None:
     shown = in_namespace(
         program,
-        "ip addr add 192.0.2.9/24 dev fork0; PROGRAM c fork0; echo $?; PROGRAM c fork0; echo $?; "
+        "ip addr add 192.0.2.9/24 dev fork0; "
+        "PROGRAM c fork0 < VALUES; echo $?; PROGRAM c fork0 < VALUES; echo $?; "
         "ip -o link show dev fork0; ip -o -4 addr show dev fork0; ip route",
     )
     lines = shown.splitlines()
@@ -140,12 +162,12 @@ def test_a_card_gets_its_addresses_and_route_and_may_get_them_again(program: Pat
 
 def test_without_a_gateway_there_is_no_route(program: Path) -> None:
     network = GuestNetwork(NETWORK.mac, NETWORK.address)
-    program.write_bytes(fork_program(network, 0))
-    assert "default" not in in_namespace(program, "PROGRAM c fork0 && ip route")
+    program.with_name("values").write_bytes(fork_values(network, 0))
+    assert "default" not in in_namespace(program, "PROGRAM c fork0 < VALUES && ip route")
 
 
 def test_it_is_small_enough_to_be_said() -> None:
-    assert len(fork_program(NETWORK, 0)) < 1100
+    assert len(fork_program()) < 1100
 
 
 def test_without_the_right_to_it_the_clock_stays(program: Path) -> None:
@@ -159,7 +181,8 @@ def test_without_the_right_to_it_the_clock_stays(program: Path) -> None:
     reachable = Path("/var/tmp") / f"understudy-program-{os.getpid()}"
     shutil.copy(program, reachable)
     try:
-        done = subprocess.run([*words, reachable, "t"], check=False, timeout=20)
+        with program.with_name("values").open("rb") as values:
+            done = subprocess.run([*words, reachable, "t"], stdin=values, check=False, timeout=20)
     finally:
         reachable.unlink()
     assert done.returncode == CLOCK

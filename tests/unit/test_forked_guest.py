@@ -15,6 +15,7 @@ from orchestrator.models.members import Phase
 from orchestrator.models.naming import domain_name
 from orchestrator.models.steps import EffectKind
 from orchestrator.ports.guest import Patience
+from orchestrator.render.identity import ForkProgram, ForkWords
 from tests.builders import PREFIX, make_member
 from tests.fakes import FakeClock, FakeHypervisor
 from tests.unit.test_executor import Bench, make_bench
@@ -43,16 +44,87 @@ class Agent:
 DONE: object = {"exited": True, "exitcode": 0}
 
 
-def christen(host: Agent, script: str = "exit 0\n", cancelled: Callable[[], bool] = lambda: False) -> None:
+NOBODY: object = GuestError("failed to open file '/run/understudy.said': No such file or directory")
+PROGRAM = ForkProgram("main\n", b"calls")
+WORDS = ForkWords("id-1", waiting="secret\nbecome\nexit\n", new="secret\n")
+
+
+def christen(host: Agent, cancelled: Callable[[], bool] = lambda: False, words: ForkWords = WORDS) -> None:
     clock = FakeClock()
     clock.hurry = 0.5
     agent = GuestAgent(host, "web-1")  # type: ignore[arg-type]
-    Christening(host, "web-1", agent, clock).perform(script, Patience(clock.monotonic() + 60, cancelled))  # type: ignore[arg-type]
+    patience = Patience(clock.monotonic() + 60, cancelled)
+    Christening(host, "web-1", agent, clock, PROGRAM).perform(words, patience)  # type: ignore[arg-type]
 
 
-def test_the_script_goes_by_standard_input_and_the_link_comes_up_after_it() -> None:
-    host = Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}, DONE])
-    christen(host, "secret\n")
+def text(words: str) -> object:
+    return {"count": len(words), "buf-b64": base64.b64encode(words.encode()).decode(), "eof": True}
+
+
+def waiting(*said: str, **answers: list[object]) -> Agent:
+    """A fork in which a shell waits, and what it says, look by look; the first look is before it is woken."""
+    return Agent(guest_file_open=[11, 12], guest_file_read=[text(one) for one in said], **answers)
+
+
+def test_the_shell_that_waits_is_given_its_words_and_the_link_comes_up_once_it_has_ended() -> None:
+    host = waiting("", "", "woken\n", "", "ended id-1 0\n")
+    christen(host)
+    assert [command for command, _ in host.asked] == [
+        "guest-file-open",
+        "guest-file-read",
+        "guest-file-open",
+        "guest-file-write",
+        "guest-file-close",
+        *["guest-file-read"] * 4,
+        "guest-file-close",
+    ]
+    opened = [arguments for command, arguments in host.asked if command == "guest-file-open"]
+    assert opened == [{"path": PROGRAM.said, "mode": "r"}, {"path": PROGRAM.wake, "mode": "r+"}]
+    (written,) = [arguments for command, arguments in host.asked if command == "guest-file-write"]
+    assert written["handle"] == 12
+    assert base64.b64decode(str(written["buf-b64"])).decode() == WORDS.waiting
+    closed = [arguments["handle"] for command, arguments in host.asked if command == "guest-file-close"]
+    assert closed == [12, 11]
+    assert host.links == [True]
+
+
+def test_who_was_woken_by_a_controller_that_died_is_not_woken_again() -> None:
+    host = waiting("woken\n", "ended id-1 0\n")
+    christen(host)
+    assert "guest-file-write" not in [command for command, _ in host.asked]
+    assert host.links == [True]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (("", "woken\nthere is no \x1b[1mcard\nin find_card\nended id-1 1\n"), "status 1: there is no"),
+        (("", "sh: 1: instance: not set\nended  2\n"), "status 2: sh: 1: instance"),
+        (("", "woken\n", ""), "not done in time"),
+        (("", ""), "does not wake"),
+        (("", "woken\nended id-2 0\n", ""), "not done in time"),
+        (("", "woken\nended id-1 0\nand goes on\n", ""), "not done in time"),
+        (("", "x" * 60_000), "not done in time"),
+    ],
+)
+def test_without_words_that_did_their_work_there_is_no_link(said: tuple[str, ...], words: str) -> None:
+    host = waiting(*said)
+    with pytest.raises(GuestError, match=words) as failed:
+        christen(host)
+    assert "\x1b" not in failed.value.message
+    assert host.links == []
+
+
+def test_what_the_pipe_does_not_take_goes_to_a_new_shell() -> None:
+    host = Agent(guest_file_open=[11], guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
+    christen(host, words=ForkWords("id-1", waiting="x" * 65_000, new="all of it\n"))
+    assert "guest-file-write" not in [command for command, _ in host.asked]
+    assert host.links == [True]
+
+
+def test_where_none_waits_the_script_goes_by_standard_input_and_the_link_comes_up_after_it() -> None:
+    host = Agent(guest_file_open=[NOBODY], guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}, DONE])
+    christen(host)
     (started,) = [arguments for command, arguments in host.asked if command == "guest-exec"]
     assert started["path"] == "/bin/sh"
     assert "arg" not in started
@@ -62,7 +134,7 @@ def test_the_script_goes_by_standard_input_and_the_link_comes_up_after_it() -> N
 
 def test_an_agent_that_comes_late_is_waited_for() -> None:
     absent = AgentAbsent("not yet")
-    host = Agent(guest_ping=[absent, absent, {}], guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
+    host = Agent(guest_file_open=[absent, absent, NOBODY], guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
     christen(host)
     assert host.links == [True]
 
@@ -70,11 +142,12 @@ def test_an_agent_that_comes_late_is_waited_for() -> None:
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        (Agent(guest_ping=[AgentAbsent("there is none")]), "there is none"),
-        (Agent(guest_exec=[GuestError("it is forbidden")]), "it is forbidden"),
-        (Agent(guest_exec=[{"pid": "3"}]), "not understood"),
+        (Agent(guest_file_open=[AgentAbsent("there is none")]), "there is none"),
+        (Agent(guest_file_open=[NOBODY], guest_exec=[GuestError("it is forbidden")]), "it is forbidden"),
+        (Agent(guest_file_open=[NOBODY], guest_exec=[{"pid": "3"}]), "not understood"),
         (
             Agent(
+                guest_file_open=[NOBODY],
                 guest_exec=[{"pid": 3}],
                 guest_exec_status=[
                     {"exited": True, "exitcode": 1, "err-data": base64.b64encode(b"no \x1b[1mcard\n").decode()}
@@ -83,10 +156,17 @@ def test_an_agent_that_comes_late_is_waited_for() -> None:
             "status 1: no",
         ),
         (
-            Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": True, "exitcode": 2, "err-data": "%"}]),
+            Agent(
+                guest_file_open=[NOBODY],
+                guest_exec=[{"pid": 3}],
+                guest_exec_status=[{"exited": True, "exitcode": 2, "err-data": "%"}],
+            ),
             "status 2",
         ),
-        (Agent(guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}]), "not done in time"),
+        (
+            Agent(guest_file_open=[NOBODY], guest_exec=[{"pid": 3}], guest_exec_status=[{"exited": False}]),
+            "not done in time",
+        ),
     ],
 )
 def test_without_a_script_that_ended_well_there_is_no_link(host: Agent, words: str) -> None:
@@ -97,7 +177,7 @@ def test_without_a_script_that_ended_well_there_is_no_link(host: Agent, words: s
 
 
 def test_work_that_is_no_longer_wanted_ends() -> None:
-    host = Agent(guest_ping=[AgentAbsent("not yet")])
+    host = Agent(guest_file_open=[AgentAbsent("not yet")])
     with pytest.raises(Interrupted):
         christen(host, cancelled=lambda: True)
 
