@@ -178,10 +178,12 @@ class Effect:
 
 @dataclass(frozen=True)
 class Interrupt:
-    """Stop the work under way on a member, because it is no longer wanted or cannot succeed."""
+    """Stop the work under way on a member, because it is no longer wanted or cannot succeed. `went_off`: its
+    machine did, while it was waited for after a start, which counts as one that did not help."""
 
     member: Member
     reason: str
+    went_off: bool = False
 
 
 @dataclass(frozen=True)

@@ -239,7 +239,8 @@ def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], 
 
 def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
     if sighting.power in HOPELESS.get(kind, frozenset()):
-        return [Interrupt(member, f"machine of {member.name} is {sighting.power.value} while it was waited for")]
+        words = f"machine of {member.name} is {sighting.power.value} while it was waited for"
+        return [Interrupt(member, words, went_off=kind is EffectKind.AWAIT)]
     unwanted = member.phase is Phase.DELETING or member.request in (
         Request.REIMAGE,
         Request.REDEPLOY,

@@ -60,6 +60,17 @@ def plan_unanswered(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
     return Advance(member, Phase.STARTING, trouble, is_held=True, asks=asks)
 
 
+def plan_went_off(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
+    """What to record of a member whose machine went off while it was waited for after a start. Once may be a
+    mishap of the host; a guest that switches itself off in every boot does not come up."""
+    is_left = wanted.spec.repair.action == "none" and has_been_in_service(member)
+    if member.failures == 0 and not is_left:
+        first_line, _, rest = trouble.partition("\n")
+        again = "\n".join(filter(None, (f"{first_line}; starting it again", rest)))
+        return Advance(member, Phase.STARTING, again, is_repair=True)
+    return plan_unanswered(member, wanted, trouble)
+
+
 def plan_restart_again(member: Member, action: str) -> Advance:
     """What comes after the pause of one that did not come up, with the `repair_action` of now."""
     first_line = member.reason.partition("\n")[0]

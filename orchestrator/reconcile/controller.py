@@ -230,7 +230,7 @@ class Controller:
                 self._effects.begin(step, sets[step.member.set_name])
                 return False
             case Interrupt():
-                self._workers.interrupt(step.member.name)
+                self._workers.interrupt(step.member.name, step.reason if step.went_off else "")
                 return False
             case ConvergeBalancer():
                 return self._converge_balancer(step)

@@ -97,6 +97,8 @@ class Effects:
             return True
         except Interrupted as stop:
             log.info("%s: interrupted: %s", effect.reason, stop.message)
+            if work.faults and fence.holds():
+                self.failures.record_went_off(effect, work.faults[0], wanted)
         except UnderstudyError as error:
             self.failures.record(effect, error, wanted)
         except Exception:  # one machine must never stop the loop

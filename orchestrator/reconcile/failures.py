@@ -20,7 +20,7 @@ from orchestrator.models.members import Member, Phase, Role, ScaleSet
 from orchestrator.models.steps import Effect, EffectKind
 from orchestrator.planner.golden import plan_without_fork
 from orchestrator.planner.repair import plan_without_disk
-from orchestrator.planner.restarts import plan_unanswered
+from orchestrator.planner.restarts import plan_unanswered, plan_went_off
 from orchestrator.reconcile.parts import TROUBLE_PAUSE
 from orchestrator.reconcile.workers import Workers
 from orchestrator.store.records import Recorder
@@ -55,6 +55,15 @@ class Failures:
             self._record(effect, error, reason, wanted)
         except UnderstudyError as second:
             log.error("cannot record a failure of %s: %s", effect.member.name, second)
+
+    def record_went_off(self, effect: Effect, trouble: str, wanted: ScaleSet) -> None:
+        """Of a machine that was waited for after a start."""
+        log.warning("%s: %s", effect.reason, trouble)
+        member = effect.member
+        try:
+            self._recorder.perform(plan_went_off(member, wanted, self.with_console(member, trouble, wanted)))
+        except UnderstudyError as error:
+            log.error("cannot record a failure of %s: %s", member.name, error)
 
     def with_console(self, member: Member, reason: str, wanted: ScaleSet) -> str:
         """The reason, and what the guest said last if its host can tell."""

@@ -24,11 +24,13 @@ _LIGHT_THREADS = 16
 
 @dataclass(frozen=True)
 class Work:
-    """One effect under way. `term`: that of the lease under which it was decided."""
+    """One effect under way. `term`: that of the lease under which it was decided. `faults`: of its machine, for
+    which it was cancelled."""
 
     effect: Effect
     term: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
+    faults: list[str] = field(default_factory=list)
 
 
 class Workers:
@@ -74,10 +76,13 @@ class Workers:
         pool.submit(self._run, work, run, done)
         return True
 
-    def interrupt(self, member: str) -> None:
+    def interrupt(self, member: str, fault: str = "") -> None:
+        """`fault`: of its machine, where that is why."""
         with self._lock:
             work = self._works.get(member)
         if work is not None:
+            if fault:
+                work.faults.append(fault)
             work.cancelled.set()
 
     def interrupt_all(self) -> int:

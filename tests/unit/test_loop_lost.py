@@ -324,3 +324,41 @@ def test_where_a_fault_costs_the_body_it_is_made_anew(site: Site) -> None:
     site.clock.advance(30)
     site.settle()
     assert (site.only().name, site.only().incarnation) == (name, 2)
+
+
+# ---- who switches itself off while it starts -----------------------------------------------------------------
+
+
+def go_off(site: Site, name: str, starts: int) -> None:
+    """Its guest switches itself off again while it is waited for, after that many starts in all."""
+
+    def is_waited_for() -> bool:
+        is_starting = site.phase(name) is Phase.STARTING and site.journal.count("start_machine") == starts
+        return is_starting and site.guest.waiting[name] > 0
+
+    site.turn_until(is_waited_for, f"it is waited for after start {starts}")
+    tries = site.member(name).failures
+    site.host.power_off(domain(name))
+    site.turn_until(
+        lambda: site.member(name).failures > tries or site.member(name).unhealthy_since is not None,
+        "it is noticed",
+    )
+
+
+def test_a_guest_that_switches_itself_off_in_every_boot_is_given_up_with_its_disk(site: Site) -> None:
+    site.apply(instances=1, repair={"action": "restart", "grace": "0s"}, **SLOW)
+    site.settle()
+    name = site.only().name
+    site.guest.hold(name)
+    site.host.power_off(domain(name))
+    go_off(site, name, starts=1)
+    assert "is stopped while it was waited for" in site.settle_stuck()
+    for tries, pause in enumerate((60, 120, 240, 480), start=2):
+        site.clock.advance(pause)
+        go_off(site, name, starts=tries)
+        assert site.member(name).failures == tries
+    site.clock.advance(3600)
+    words = f"gave up on {name} after 5 tries: "
+    site.turn_until(lambda: site.wanted().stuck.startswith(words), "it is given up")
+    assert (site.only().incarnation, site.journal.count("destroy_machine")) == (1, 0)
+    assert site.journal.count("start_machine") == 5

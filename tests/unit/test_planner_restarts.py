@@ -13,7 +13,7 @@ from orchestrator.models.steps import Advance, Effect, EffectKind
 from orchestrator.planner import Limits
 from orchestrator.planner.backoff import MAX_TRIES
 from orchestrator.planner.member import MemberPlan, MemberView, plan_member
-from orchestrator.planner.restarts import plan_unanswered
+from orchestrator.planner.restarts import plan_unanswered, plan_went_off
 from tests.builders import NOW, make_member, make_set, make_spec, see_balancer, see_machine
 
 LIMITS = Limits()
@@ -123,6 +123,20 @@ def test_what_never_served_is_made_anew(action: str, fields: dict[str, Any]) -> 
     never = {"phase": Phase.STARTING, "entered": False, "served": False}
     member = make_member(wanted, **{**never, **fields})
     assert plan_unanswered(member, wanted, "no answer").phase is Phase.FAILED
+
+
+@pytest.mark.parametrize("action", ["restart", "none", "reimage", "replace"])
+@pytest.mark.parametrize("served", [True, False])
+def test_a_machine_that_goes_off_while_it_starts_is_started_again_once(action: str, served: bool) -> None:
+    wanted = web(action)
+    member = make_member(wanted, phase=Phase.STARTING, entered=served, served=served)
+    step = plan_went_off(member, wanted, "it is stopped\nconsole of web: halt")
+    is_left = served and action == "none"
+    assert (step.phase, step.is_repair, step.is_held) == (Phase.STARTING, not is_left, is_left)
+    if not is_left:
+        assert step.reason == "it is stopped; starting it again\nconsole of web: halt"
+    again = replace(member, failures=1)
+    assert plan_went_off(again, wanted, "it is stopped") == plan_unanswered(again, wanted, "it is stopped")
 
 
 @pytest.mark.parametrize(("failures", "pause"), [(0, 30), (1, 30), (2, 60), (3, 120), (4, 240)])

@@ -53,6 +53,7 @@ from orchestrator.models.storage import Drive
 from orchestrator.planner import Desired, Limits, plan
 from orchestrator.planner.drives import Holder, drives_for
 from orchestrator.planner.parking import PARKED_POWER, parked_state
+from orchestrator.planner.restarts import plan_went_off
 from orchestrator.planner.world import sighting_of
 from tests.builders import INSTALLATION, NOW, PREFIX
 
@@ -468,9 +469,17 @@ def after_step(world: World, step: Step, recorded: bool = True) -> World:
         case Resume():
             return world  # these disks have room
         case Interrupt():
-            return replace(world, busy={name: one for name, one in world.busy.items() if name != step.member.name})
+            return interrupt(world, step)
         case _:
             return record(world, step)
+
+
+def interrupt(world: World, step: Interrupt) -> World:
+    member = step.member
+    world = replace(world, busy={name: one for name, one in world.busy.items() if name != member.name})
+    return (
+        record(world, plan_went_off(member, world.sets[member.set_name], step.reason)) if step.went_off else world
+    )
 
 
 def after_turn(world: World, witness: Witness = nobody) -> tuple[World, Plan]:
