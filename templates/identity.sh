@@ -1,9 +1,9 @@
 # By which a fork becomes who it is, as root, while its network link is down: the guest that the first boot with its answer
 # files would have made it, now and at its next boot. May be repeated: once it has ended well, nothing is left to do.
 #
-#   source   prepare_source                     looks for what there is, and leaves a shell that waits for words
+#   source   prepare_source, leave_shell        looks for what there is, and leaves a shell that waits for words
 #   fork     words, then `become`, to that shell: it was frozen with the rest
-#            or all of this to a new shell, words first, then `prepare` and `become`
+#            or all of this to a new shell: words, `prepare`, `become`
 #
 # The words set, of which `printf %b` reads the second line:
 #   instance name mac address machine_id boot_id entropy resolvers
@@ -18,11 +18,12 @@ mark=/run/understudy.fork
 source=/run/understudy.source
 wake=/run/understudy.wake.$version
 said=/run/understudy.said.$version
-program=/etc/understudy.fork
+program=/etc/understudy.fork.$version
 program_values=/run/understudy.values
 new_boot_id=/run/understudy.boot_id
 networkd_processes=/sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.procs
 step=
+has_become=
 newline='
 '
 
@@ -42,20 +43,26 @@ put() {
 # ---- before the source is frozen: what a fork would spend its time on --------------------------------------------------
 
 prepare_source() {
+    dismiss
     echo "$address" > $source
     prepare
-    umask 077
-    rm -f "$said"
-    : > "$said"
-    mkfifo "$wake"
-    # A function that is redirected would keep what it had before, and the agent waits for the end of that.
-    (await_words) < /dev/null > /dev/null 2>> "$said" &
     # What is on the disk already, no fork writes again.
-    $program s
+    "$program" s
 }
 
-# The shells that wait here are needed no more.
+# The pipe first: who finds what is said can speak.
+leave_shell() {
+    umask 077
+    mkfifo "$wake"
+    : > "$said"
+    # A function that is redirected would keep what it had before, and the agent waits for the end of that.
+    (await_words) < /dev/null > /dev/null 2>> "$said" &
+    umask 022
+}
+
+# The shells that wait here are needed no more, and nobody may take what they say then for more than that.
 dismiss() {
+    rm -f /run/understudy.said.*
     for pipe in /run/understudy.wake.*; do
         [ ! -p "$pipe" ] || { echo exit 1<> "$pipe" && rm -f "$pipe"; }
     done
@@ -63,19 +70,22 @@ dismiss() {
 
 # Waits in open(2), where it takes no time of anybody.
 await_words() {
+    umask 022
     trap end_waiting EXIT
     # shellcheck source=/dev/null
     . "$wake"
 }
 
+# Whatever was read: only who has become somebody ends well.
 end_waiting() {
     status=$?
+    [ $status -ne 0 ] || [ -n "$has_become" ] || status=70
     [ $status -eq 0 ] || echo "in $step" >&2
     echo "ended ${instance:-} $status" >&2
 }
 
 prepare() {
-    dismiss
+    if is_done; then return 0; fi
     [ -s $source ] || fail "the golden image does not tell the address of its source"
     read -r old < $source
     find_card
@@ -83,8 +93,8 @@ prepare() {
     find_machine_id
     find_what_goes
     find_network_files
-    put $program "$calls"
-    [ -x $program ] || chmod 700 $program
+    # One that runs cannot be written.
+    [ -x "$program" ] || { put "$program" "$calls" && chmod 700 "$program"; }
     ! command -v dropbearconvert > /dev/null || dropbear=1
     [ ! -x /usr/sbin/sshd ] || sshd=1
 }
@@ -181,7 +191,7 @@ make_calls() {
     set -- "$@" c "$card"
     status=0
     put $program_values "$values"
-    $program "$@" < $program_values > /dev/urandom 2> /dev/null || status=$?
+    "$program" "$@" < $program_values > /dev/urandom 2> /dev/null || status=$?
     check_calls
 }
 
@@ -208,9 +218,9 @@ check_calls() {
 # Some cards take another hardware address only while they are down.
 force_card() {
     ip link set dev "$card" down
-    $program c "$card" < $program_values || true
+    "$program" c "$card" < $program_values || true
     ip link set dev "$card" up
-    $program c "$card" < $program_values || fail "$card does not take the addresses $mac and $address"
+    "$program" c "$card" < $program_values || fail "$card does not take the addresses $mac and $address"
 }
 
 take_name() {
@@ -369,7 +379,7 @@ restart_units() {
     set -- systemd-journald.service
     [ -z "$networkd" ] || set -- "$@" systemd-networkd.service
     (
-        $program p r $program
+        "$program" p r "$program"
         [ -z "$networkd" ] || end_networkd
         systemctl --no-block restart "$@"
     ) > /dev/null 2>&1 &
@@ -416,18 +426,25 @@ run_own_scripts() {
     done
 }
 
+# Who loses power before the mark is written must not come back as the other one.
 become() {
-    if [ -s $mark ]; then
-        read -r done_for < $mark
-        [ "$done_for" != "$instance" ] || return 0
-    fi
+    if ! is_done; then become_anew; fi
+    has_become=1
+}
+
+is_done() {
+    done_for=
+    [ ! -s $mark ] || read -r done_for < $mark
+    [ -n "$done_for" ] && [ "$done_for" = "${instance:-}" ]
+}
+
+become_anew() {
     for step in hold_network make_calls take_name take_machine_id take_instance take_host_key take_address \
         restart_services run_own_scripts; do
         $step
     done
     step=last_words
     echo "$address" > $source
-    # Who loses power now must not come back as the other one.
-    $program r "$wake" r "$said" r $program_values s
+    "$program" r "$wake" r $program_values s
     echo "$instance" > $mark
 }

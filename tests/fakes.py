@@ -271,6 +271,8 @@ class FakeHypervisor:
         self.filters = {"clean-traffic"}
         self.agents: dict[str, dict[str, str]] = {}  # domain -> the files that its guest agent can read
         self.agents_may_run = False  # whether guest agents may run commands
+        self.scripts: list[str] = []  # that they were given to run
+        self.exit_status = 0  # of those
         self.goldens: dict[str, FakeGolden] = {}  # by model
         self.cpus = 8
         self.emulates: bool | None = False
@@ -609,10 +611,12 @@ class FakeHypervisor:
             return _answer_as_agent(files, command, arguments, self.agents_may_run)
 
     def _run_by_agent(self, machine: FakeMachine, arguments: Mapping[str, object]) -> object:
-        """Ends at once and well. Of scripts, those that tell the guest its phase are understood."""
+        """Ends at once. Of scripts, those that tell the guest its phase are understood."""
         if "path" not in arguments:
-            return {"exited": True, "exitcode": 0}
+            return {"exited": True, "exitcode": self.exit_status}
+        read = base64.b64decode(str(arguments.get("input-data", ""))).decode()
         script = str(arguments["arg"][1]) if "arg" in arguments else ""  # type: ignore[index]
+        self.scripts.append(read or script)
         words = re.findall(r"printf '(\w+)\\n'", script)
         machine.reads = words[0] if words else machine.reads
         return {"pid": 7}

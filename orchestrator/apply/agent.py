@@ -37,6 +37,10 @@ class GuestAgent:
         """True once an agent answers that may: some distributions forbid it to theirs."""
         return self._allows(_FILE_COMMANDS)
 
+    def can_write_files(self) -> bool:
+        """The same of reading and writing them."""
+        return self._allows(_FILE_COMMANDS | {"guest-file-write"})
+
     def can_run(self) -> bool:
         """The same of running commands."""
         return self._allows(_EXEC_COMMANDS)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
+from orchestrator.apply.agent import GuestAgent
 from orchestrator.apply.beside import beside
 from orchestrator.apply.console import SetupConsole
 from orchestrator.apply.disks import machine_disks, mount_disks
@@ -53,7 +54,7 @@ from orchestrator.render.seed import render_seed
 
 log = logging.getLogger("understudy.executor")
 _AGENT_SECONDS = 10.0  # after a guest is ready, in which its agent may come
-_SYNC_SECONDS = 30.0  # that a guest may take to write what it has not written yet
+_PREPARE_SECONDS = 30.0  # that a guest may take, also to write what it has not written yet
 _CONSOLE_BYTES = 16 * 1024  # as much as may be written between two looks at it
 
 
@@ -153,15 +154,23 @@ class Executor:
                 f"no fork of {domain!r} could be told who it is: no guest agent of its may run commands",
                 "let qemu-guest-agent run guest-exec in the image, or declare setup.fork: false",
             )
-        host = self.machines.host_of(member)
         try:
-            with suppress(GuestError):
-                script = render_source(_fork_program(), self._installation.addressing.guest_network(member))
-                agent.run_script(script, clock, Patience(clock.monotonic() + _SYNC_SECONDS, errand.cancelled))
+            self._prepare_source(member, agent, errand)
+            host = self.machines.host_of(member)
             host.take_golden(domain, member.incarnation, member.model, errand.cancelled)
         finally:
             with suppress(GuestError, HostError):
                 agent.begin(render_dismissal())
+
+    def _prepare_source(self, member: Member, agent: GuestAgent, errand: Errand) -> None:
+        """Raises GoldenUnusable: of a source that is not prepared to its end no fork would know what to do."""
+        clock, network = self._world.clock, self._installation.addressing.guest_network(member)
+        try:
+            script = render_source(_fork_program(), network, waits=agent.can_write_files())
+            agent.run_script(script, clock, Patience(clock.monotonic() + _PREPARE_SECONDS, errand.cancelled))
+        except GuestError as error:
+            domain = self.machines.domain(member)
+            raise GoldenUnusable(f"{domain!r} cannot be prepared for forks: {error.message}", error.fix) from error
 
     def _provision(self, member: Member, wanted: ScaleSet, errand: Errand) -> None:
         if self.is_fork(member):

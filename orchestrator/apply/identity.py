@@ -7,6 +7,7 @@ second until its first word.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestrator.apply.agent import GuestAgent, next_look
@@ -21,10 +22,12 @@ FORK_SECONDS = 120.0
 """A fork has nothing to boot: what does not serve by then will not."""
 _AGENT_SECONDS = 15.0  # that an agent has to answer after its guest goes on
 _WAKE_SECONDS = 15.0  # that the waiting shell has to say its first word
+_WAKE_AGAIN = 1.0  # the source may have been frozen before its shell had come to wait
 _LOOK = 0.01
-_PIPE_BYTES = 60_000  # of the 65,536 that a pipe holds before anybody reads it: pipe(7)
+_WORDS_BYTES = 30_000  # twice as much fits into a pipe that nobody reads yet: 65,536, pipe(7)
 _SAID_BYTES = 64 * 1024
 _WORDS = 200  # characters of what a failed script said
+_WOKEN = "woken\n"
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,12 @@ class Christening:
     def perform(self, words: ForkWords, patience: Patience) -> None:
         """The link is up once this returns. Raises GuestError, HostError or Interrupted."""
         said = self._await_agent(patience)
-        if said is None or len(words.waiting) > _PIPE_BYTES:
+        if said is None or not self._wake(said, words, patience):
             self.agent.run_script(words.new, self.clock, patience)
-        else:
-            self._wake(said, words, patience)
         self.host.set_link(self.domain, up=True)
+        if said is not None:
+            with suppress(GuestError):
+                self.agent.close_file(said)
 
     def _await_agent(self, patience: Patience) -> int | None:
         """A handle of what the waiting shell says; None if there is no such shell."""
@@ -59,12 +63,38 @@ class Christening:
                 return None
             self._rest(_LOOK, patience)
 
-    def _wake(self, handle: int, words: ForkWords, patience: Patience) -> None:
-        said = self.agent.read_on(handle)
-        if not said:  # else somebody has woken it who did not see its end
-            pipe = self.agent.open_file(self.program.wake, "r+")  # to which a pipe without a reader is open, too
-            self.agent.write_and_close(pipe, words.waiting)
-        began = self.clock.monotonic()
+    def _wake(self, handle: int, words: ForkWords, patience: Patience) -> bool:
+        """False where none waits, or it cannot be spoken to: nothing has been done then."""
+        said = self._read(handle)
+        if said is None or (said and not said.startswith(_WOKEN)):  # it was sent away
+            return False
+        if not said and not self._speak(words):
+            return False
+        self._await_end(handle, said, words, patience)
+        return True
+
+    def _read(self, handle: int) -> str | None:
+        try:
+            return self.agent.read_on(handle)
+        except AgentAbsent:
+            raise
+        except GuestError:
+            return None
+
+    def _speak(self, words: ForkWords) -> bool:
+        if len(words.waiting) > _WORDS_BYTES:
+            return False
+        try:
+            # Read and write: to that, a pipe without a reader is open, too.
+            self.agent.write_and_close(self.agent.open_file(self.program.wake, "r+"), words.waiting)
+        except AgentAbsent:
+            raise
+        except GuestError:
+            return False
+        return True
+
+    def _await_end(self, handle: int, said: str, words: ForkWords, patience: Patience) -> None:
+        began = spoken_at = self.clock.monotonic()
         while True:
             said += self.agent.read_on(handle)
             ended = _find_end(said, words.instance_id)
@@ -75,10 +105,12 @@ class Christening:
                 raise NeverReady("what the fork was told was not done in time")
             if not said and now >= began + _WAKE_SECONDS:
                 raise GuestError("the shell that waits in the fork does not wake")
+            if not said and now >= spoken_at + _WAKE_AGAIN:  # of two copies only the first is carried out
+                self._speak(words)
+                spoken_at = now
             self._rest(next_look(now - began), patience)
         if ended[1] != 0:
             raise GuestError(f"what the fork was told ended with status {ended[1]}: {ended[0]}")
-        self.agent.close_file(handle)
 
     def _rest(self, seconds: float, patience: Patience) -> None:
         if patience.is_cancelled():
@@ -87,9 +119,10 @@ class Christening:
 
 
 def _find_end(said: str, instance_id: str) -> tuple[str, int] | None:
-    """What was said before the end, and the status; None as long as there is none."""
-    # One that ended before it had read who it is to be names nobody.
-    found = re.search(rf"^ended (?:{re.escape(instance_id)})? ?(\d{{1,3}})\n\Z", said, re.MULTILINE)
+    """What was said before the end, and the status; None as long as there is none. It only ends well as that
+    instance; who ended before the words were read names nobody."""
+    found = re.search(rf"^ended (?:{re.escape(instance_id)} (\d{{1,3}})| ([1-9]\d{{0,2}}))$", said, re.MULTILINE)
     if found is None:
         return None
-    return plain(said[: found.start()].removeprefix("woken\n")).strip()[-_WORDS:], int(found[1])
+    before = said[: found.start()].removeprefix(_WOKEN)
+    return plain(before).strip()[-_WORDS:], int(found[1] or found[2])

@@ -92,19 +92,23 @@ def render_identity(
     return ForkWords(
         identity.instance_id,
         waiting=f"echo woken >&2\n{said}become\nexit\n",
-        new=f"{program.of(network.address)}prepare < /dev/null\n{said}become < /dev/null\n",
+        new=f"{program.of(network.address)}{said}prepare < /dev/null\nbecome < /dev/null\n",
     )
 
 
-def render_source(program: ForkProgram, network: GuestNetwork) -> str:
+def render_source(program: ForkProgram, network: GuestNetwork, waits: bool) -> str:
     """What the source of a golden image is given to run just before it is taken: so its forks know what to look
-    for in its files, have the program, and a shell that waits for them."""
-    return f"{program.of(network.address)}prepare_source < /dev/null\n"
+    for in its files, have the program and, where it `waits`, a shell for their words."""
+    leave = "leave_shell < /dev/null\n" if waits else ""
+    return f"{program.of(network.address)}prepare_source < /dev/null\n{leave}"
 
 
 def render_dismissal() -> str:
-    """What the source is given to run once it was taken, or was not."""
-    return f'for pipe in {_RUN}.wake.*; do [ ! -p "$pipe" ] || {{ echo exit 1<> "$pipe" && rm -f "$pipe"; }}; done'
+    """What the source is given to run once it was taken, or was not: as `dismiss` in templates/identity.sh."""
+    pipes = (
+        f'for pipe in {_RUN}.wake.*; do [ ! -p "$pipe" ] || {{ echo exit 1<> "$pipe" && rm -f "$pipe"; }}; done'
+    )
+    return f"rm -f {_RUN}.said.*; {pipes}"
 
 
 def without_comments(program: str) -> str:

@@ -137,12 +137,15 @@ def test_cold_growth_is_forks_that_share_nothing(web: Installation) -> None:
 
 def test_forks_are_told_by_the_shell_that_waited_in_their_source(web: Installation) -> None:
     """Process and start of whoever ran `fork.d`: one and the same, before the source was frozen."""
-    left = "cat /run/understudy.said.* 2> /dev/null; ls /run | grep -c wake"
+    left = "cat /run/understudy.said.* 2> /dev/null; ls /run | grep wake; true"
     source, *_ = [row for row in rows(web) if not row["forked"]]
-    assert web.run("ssh", f"web/{source['name']}", "--", f"{left}; true") == "ended  0\n0\n"
+    assert ssh(web, source, left) == ""
     forks = [row for row in rows(web) if row["forked"]]
-    assert {web.run("ssh", f"web/{row['name']}", "--", f"{left}; true") for row in forks} == {"0\n"}
     assert len({ssh(web, row, "cat /root/told_by") for row in forks}) == 1
+    for row in forks:
+        (instance,) = ssh(web, row, "ls /var/lib/cloud/instances").split()
+        assert ssh(web, row, left) == f"woken\nended {instance} 0"
+        assert ssh(web, row, "stat -c %a /run/understudy.boot_id") == "644"
 
 
 def test_among_twenty_forks_nothing_is_shared(web: Installation) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,14 +83,18 @@ def test_a_new_shell_is_given_the_program_as_well() -> None:
     words = words_of()
     assert (
         words.new
-        == f"{PROGRAM.of(IDENTITY.network.address)}prepare < /dev/null\n{variables(words)}become < /dev/null\n"
+        == f"{PROGRAM.of(IDENTITY.network.address)}{variables(words)}prepare < /dev/null\nbecome < /dev/null\n"
     )
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_the_program_is_one_that_every_shell_can_read(shell: list[str]) -> None:
     program = whole_program()
-    for script in (words_of(program).new, render_source(program, IDENTITY.network), render_dismissal()):
+    for script in (
+        words_of(program).new,
+        render_source(program, IDENTITY.network, waits=True),
+        render_dismissal(),
+    ):
         subprocess.run([*shell, "-n"], input=script.encode(), check=True, timeout=20)
 
 
@@ -185,88 +191,160 @@ def test_its_values_are_the_only_difference_between_two_scripts() -> None:
 
 
 class Guest:
-    """Where the files of a guest would be; `become` and `prepare` are the test's."""
+    """Where the files of a guest would be. `become_anew` and `prepare` are the test's."""
 
-    def __init__(self, root: Path, shell: list[str], become: str) -> None:
+    def __init__(self, root: Path, shell: list[str], become: str, prepare: str = "true") -> None:
         self._root = root
         self._shell = shell
         root.mkdir()
-        (root / "calls").write_text("#!/bin/sh\n")
-        (root / "calls").chmod(0o700)
-        self.program = ForkProgram(
-            f"{template('identity.sh')}prepare() {{ dismiss; }}\nbecome() {{ {become}; }}\n"
-        )
+        functions = f"prepare() {{ {prepare}; }}\nbecome_anew() {{ {become}; }}\n"
+        self.program = ForkProgram(f"{template('identity.sh')}{functions}")
+        calls = Path(self.place(f"/etc/understudy.fork.{self.program.version}"))
+        calls.write_text("#!/bin/sh\n")
+        calls.chmod(0o700)
 
     def place(self, text: str) -> str:
-        return text.replace("/run/understudy", f"{self._root}/run").replace(
-            "/etc/understudy.fork", f"{self._root}/calls"
-        )
+        return text.replace("/run/understudy", f"{self._root}/run").replace("/etc/understudy", f"{self._root}/etc")
 
-    def run(self, script: str) -> None:
-        """Ends at once, also for whoever reads what it says, though a shell waits on."""
+    def run(self, script: str, status: int = 0) -> str:
+        """What it says. Ends at once, also for whoever reads that, though a shell waits on."""
         done = subprocess.run(
-            self._shell, input=self.place(script), capture_output=True, text=True, check=True, timeout=20
+            self._shell, input=self.place(script), capture_output=True, text=True, check=False, timeout=20
         )
-        assert (done.stdout, done.stderr) == ("", "")
+        assert (done.returncode, done.stdout) == (status, "")
+        return done.stderr
 
     @property
     def wake(self) -> Path:
         return Path(self.place(self.program.wake))
 
+    @property
+    def what_is_said(self) -> Path:
+        return Path(self.place(self.program.said))
+
     def speak(self, words: str) -> None:
-        """As a guest agent does: to a pipe that is open even if nobody reads it."""
-        pipe = os.open(self.wake, os.O_RDWR | os.O_NONBLOCK)
+        """Once somebody reads: a fork's controller, which cannot know, says it again."""
+        pipe = -1
+
+        def has_opened() -> bool:
+            nonlocal pipe
+            with contextlib.suppress(OSError):
+                pipe = os.open(self.wake, os.O_WRONLY | os.O_NONBLOCK)
+            return pipe >= 0
+
+        wait_until(has_opened, 20, "a shell waits")
         os.write(pipe, self.place(words).encode())
         os.close(pipe)
 
     def said(self) -> str:
-        return Path(self.place(self.program.said)).read_text()
+        return self.what_is_said.read_text()
 
     def await_end(self) -> str:
         wait_until(lambda: "ended" in self.said(), 20, "the waiting shell has ended")
         return self.said()
 
+    def dismiss(self) -> None:
+        self.run(render_dismissal())
+
+
+@contextlib.contextmanager
+def guest_of(root: Path, shell: list[str], become: str, prepare: str = "true") -> Iterator[Guest]:
+    guest = Guest(root / "guest", shell, become, prepare)
+    try:
+        yield guest
+    finally:
+        guest.dismiss()
+
+
+def source_of(guest: Guest) -> str:
+    return render_source(guest.program, IDENTITY.network, waits=True)
+
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_a_shell_waits_and_is_woken(shell: list[str], tmp_path: Path) -> None:
-    guest = Guest(tmp_path / "guest", shell, 'echo "$name" > "$source.name"')
-    guest.run(render_source(guest.program, IDENTITY.network))
-    assert stat.S_ISFIFO(guest.wake.stat().st_mode)
-    assert stat.S_IMODE(guest.wake.stat().st_mode) == 0o600
-    assert guest.said() == ""
-    words = words_of(guest.program)
-    guest.speak(words.waiting)
-    assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
-    assert Path(guest.place("/run/understudy.source.name")).read_text() == f"{IDENTITY.name}\n"
-    assert Path(guest.place("/run/understudy.source")).read_text() == f"{IDENTITY.network.address}\n"
+    with guest_of(tmp_path, shell, 'echo "$name $(umask)" > "$source.name"') as guest:
+        guest.run(source_of(guest))
+        assert stat.S_ISFIFO(guest.wake.stat().st_mode)
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (guest.wake, guest.what_is_said)] == [0o600, 0o600]
+        assert guest.said() == ""
+        words = words_of(guest.program)
+        guest.speak(words.waiting)
+        assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
+        assert Path(guest.place("/run/understudy.source.name")).read_text() == f"{IDENTITY.name} 0022\n"
+        assert Path(guest.place("/run/understudy.source")).read_text() == f"{IDENTITY.network.address}\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_words_that_come_twice_are_carried_out_once(shell: list[str], tmp_path: Path) -> None:
+    with guest_of(tmp_path, shell, 'echo once >> "$source.times"') as guest:
+        guest.run(source_of(guest))
+        words = words_of(guest.program)
+        guest.speak(words.waiting + words.waiting)
+        assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
+        assert Path(guest.place("/run/understudy.source.times")).read_text() == "once\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_what_went_wrong_is_said_with_its_step(shell: list[str], tmp_path: Path) -> None:
-    guest = Guest(tmp_path / "guest", shell, 'step=find_card; fail "there is no card"')
-    guest.run(render_source(guest.program, IDENTITY.network))
-    words = words_of(guest.program)
-    guest.speak(words.waiting)
-    assert guest.await_end() == f"woken\nthere is no card\nin find_card\nended {words.instance_id} 1\n"
+    with guest_of(tmp_path, shell, 'step=find_card; fail "there is no card"') as guest:
+        guest.run(source_of(guest))
+        words = words_of(guest.program)
+        guest.speak(words.waiting)
+        assert guest.await_end() == f"woken\nthere is no card\nin find_card\nended {words.instance_id} 1\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
-def test_a_shell_that_waits_is_sent_away(shell: list[str], tmp_path: Path) -> None:
-    guest = Guest(tmp_path / "guest", shell, "true")
-    guest.run(render_source(guest.program, IDENTITY.network))
-    guest.run(render_dismissal())
-    assert guest.await_end() == "ended  0\n"
-    assert not guest.wake.exists()
-    guest.run(render_dismissal())
+@pytest.mark.parametrize("what", ["nothing", "exit", "half"])
+def test_only_who_has_become_somebody_ends_well(shell: list[str], what: str, tmp_path: Path) -> None:
+    with guest_of(tmp_path, shell, "true") as guest:
+        guest.run(source_of(guest))
+        words = words_of(guest.program)
+        half = words.waiting[: words.waiting.index("host_key=")]
+        guest.speak({"nothing": "", "exit": "exit\n", "half": half}[what])
+        named = f"woken\nin \nended {words.instance_id} 70\n"
+        assert guest.await_end() == (named if what == "half" else "in \nended  70\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_shell_that_waits_is_sent_away_and_leaves_no_word(shell: list[str], tmp_path: Path) -> None:
+    with guest_of(tmp_path, shell, "true") as guest:
+        guest.run(source_of(guest))
+        with guest.what_is_said.open() as said:
+            guest.dismiss()
+            wait_until(lambda: "ended  70\n" in said.read(), 20, "it has ended")
+        assert not guest.wake.exists()
+        assert not guest.what_is_said.exists()
+        guest.dismiss()
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
 def test_a_second_taking_has_one_shell_that_waits(shell: list[str], tmp_path: Path) -> None:
-    guest = Guest(tmp_path / "guest", shell, "true")
-    guest.run(render_source(guest.program, IDENTITY.network))
-    with Path(guest.place(guest.program.said)).open() as first:
-        guest.run(render_source(guest.program, IDENTITY.network))
-        words = words_of(guest.program)
-        guest.speak(words.waiting)
-        assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
-        wait_until(lambda: "ended  0\n" in first.read(), 20, "the first one has ended")
+    with guest_of(tmp_path, shell, "true") as guest:
+        guest.run(source_of(guest))
+        with guest.what_is_said.open() as first:
+            guest.run(source_of(guest))
+            words = words_of(guest.program)
+            guest.speak(words.waiting)
+            assert guest.await_end() == f"woken\nended {words.instance_id} 0\n"
+            wait_until(lambda: "ended  70\n" in first.read(), 20, "the first one has ended")
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_where_nothing_can_be_prepared_nobody_waits_and_nothing_is_said(shell: list[str], tmp_path: Path) -> None:
+    with guest_of(tmp_path, shell, "true", prepare='fail "there is no card"') as guest:
+        guest.what_is_said.write_text("ended  0\n")  # of an earlier taking
+        assert guest.run(source_of(guest), status=1) == "there is no card\n"
+        assert not guest.wake.exists()
+        assert not guest.what_is_said.exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=" ".join)
+def test_a_new_shell_does_nothing_to_who_has_become_itself(shell: list[str], tmp_path: Path) -> None:
+    """Not even what the program file would take amiss: it may be running."""
+    guest = Guest(tmp_path / "guest", shell, "fail anew")
+    script = template("identity.sh")
+    program = ForkProgram(f"{script}become_anew() {{ fail anew; }}\n")
+    words = words_of(program)
+    guest.run(f"echo {words.instance_id} > /run/understudy.fork\n{words.new}")
+    assert not Path(guest.place(f"/etc/understudy.fork.{program.version}")).exists()
+    assert guest.run(f"echo another > /run/understudy.fork\n{words.new}", status=1) != ""

@@ -15,7 +15,7 @@ from orchestrator.models.members import Phase
 from orchestrator.models.naming import domain_name
 from orchestrator.models.steps import EffectKind
 from orchestrator.ports.guest import Patience
-from orchestrator.render.identity import ForkProgram, ForkWords
+from orchestrator.render.identity import ForkProgram, ForkWords, render_dismissal
 from tests.builders import PREFIX, make_member
 from tests.fakes import FakeClock, FakeHypervisor
 from tests.unit.test_executor import Bench, make_bench
@@ -39,6 +39,9 @@ class Agent:
 
     def set_link(self, domain: str, up: bool) -> None:
         self.links.append(up)
+
+    def answer(self, command: str, answer: object) -> None:
+        self._answers[command] = [answer]
 
 
 DONE: object = {"exited": True, "exitcode": 0}
@@ -64,6 +67,10 @@ def text(words: str) -> object:
 def waiting(*said: str, **answers: list[object]) -> Agent:
     """A fork in which a shell waits, and what it says, look by look; the first look is before it is woken."""
     return Agent(guest_file_open=[11, 12], guest_file_read=[text(one) for one in said], **answers)
+
+
+def commands(host: Agent, name: str) -> list[dict[str, object]]:
+    return [arguments for command, arguments in host.asked if command == name]
 
 
 def test_the_shell_that_waits_is_given_its_words_and_the_link_comes_up_once_it_has_ended() -> None:
@@ -103,7 +110,8 @@ def test_who_was_woken_by_a_controller_that_died_is_not_woken_again() -> None:
         (("", "woken\n", ""), "not done in time"),
         (("", ""), "does not wake"),
         (("", "woken\nended id-2 0\n", ""), "not done in time"),
-        (("", "woken\nended id-1 0\nand goes on\n", ""), "not done in time"),
+        (("", "ended  0\n", ""), "not done in time"),
+        (("", "woken\nended  0\n", ""), "not done in time"),
         (("", "x" * 60_000), "not done in time"),
     ],
 )
@@ -113,12 +121,51 @@ def test_without_words_that_did_their_work_there_is_no_link(said: tuple[str, ...
         christen(host)
     assert "\x1b" not in failed.value.message
     assert host.links == []
+    assert not commands(host, "guest-exec")
 
 
-def test_what_the_pipe_does_not_take_goes_to_a_new_shell() -> None:
-    host = Agent(guest_file_open=[11], guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
+def test_what_is_said_after_the_end_is_of_no_account() -> None:
+    host = waiting("", "woken\nended id-1 0\na server of fork.d listens\n")
+    christen(host)
+    assert host.links == [True]
+
+
+def test_a_shell_that_does_not_wake_is_spoken_to_again() -> None:
+    host = waiting(*[""] * 8, "woken\nended id-1 0\n")
+    christen(host)
+    assert 2 <= len(commands(host, "guest-file-write")) <= 4
+    assert host.links == [True]
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        waiting("ended  70\n"),
+        waiting("ended  0\n"),
+        Agent(guest_file_open=[11, NOBODY], guest_file_read=[text("")]),
+        Agent(guest_file_open=[11], guest_file_read=[GuestError("it is disabled")]),
+        Agent(guest_file_open=[11], guest_file_read=[text("")], guest_file_write=[GuestError("it is disabled")]),
+    ],
+)
+def test_where_nobody_can_be_spoken_to_a_new_shell_is_started(host: Agent) -> None:
+    host.answer("guest-exec", {"pid": 3})
+    host.answer("guest-exec-status", DONE)
+    christen(host)
+    (started,) = commands(host, "guest-exec")
+    assert base64.b64decode(str(started["input-data"])).decode() == WORDS.new
+    assert host.links == [True]
+
+
+def test_a_fork_that_is_done_stays_one_whatever_becomes_of_a_handle() -> None:
+    host = waiting("", "woken\nended id-1 0\n", guest_file_close=[{}, AgentAbsent("it is gone")])
+    christen(host)
+    assert host.links == [True]
+
+
+def test_what_a_pipe_does_not_take_goes_to_a_new_shell() -> None:
+    host = waiting("", guest_exec=[{"pid": 3}], guest_exec_status=[DONE])
     christen(host, words=ForkWords("id-1", waiting="x" * 65_000, new="all of it\n"))
-    assert "guest-file-write" not in [command for command, _ in host.asked]
+    assert not commands(host, "guest-file-write")
     assert host.links == [True]
 
 
@@ -267,6 +314,25 @@ def test_none_is_taken_where_no_agent_may_run_commands(tmp_path: Path) -> None:
     with pytest.raises(GoldenUnusable, match="no guest agent of its may run commands"):
         made.perform(EffectKind.TAKE_GOLDEN)
     assert made.host.goldens == {}
+
+
+def test_a_source_is_prepared_before_it_is_taken_and_sends_its_shell_away_after(bench: Bench) -> None:
+    prepare, dismiss = bench.host.scripts
+    assert prepare.endswith("prepare_source < /dev/null\n")  # its agent writes no files
+    assert dismiss == render_dismissal()
+    assert bench.host.goldens
+
+
+def test_what_cannot_be_prepared_is_not_taken(tmp_path: Path) -> None:
+    made = make_bench(tmp_path)
+    made.perform(EffectKind.CREATE)
+    made.host.agents[made.domain] = {}
+    made.host.agents_may_run = True
+    made.host.exit_status = 1
+    with pytest.raises(GoldenUnusable, match="cannot be prepared for forks"):
+        made.perform(EffectKind.TAKE_GOLDEN)
+    assert made.host.goldens == {}
+    assert made.host.scripts[-1] == render_dismissal()
 
 
 def test_without_a_golden_image_there_is_no_fork(tmp_path: Path) -> None:
