@@ -73,11 +73,12 @@ class GuestAgent:
         """The last bytes of a file in the guest, at most 64 KiB; empty if there is none, or none may be read."""
         size = min(last, _LIMIT)
         try:
-            handle = self.open_file(path, "r")
+            opened = self._ask("guest-file-open", path=path, mode="r")
         except AgentAbsent:
             raise
         except GuestError:
             return ""
+        handle = _handle(opened)
         try:
             with contextlib.suppress(GuestError):  # shorter than that: from its beginning
                 self._ask("guest-file-seek", handle=handle, offset=-size, whence="end")
@@ -88,10 +89,7 @@ class GuestAgent:
 
     def open_file(self, path: str, mode: str) -> int:
         """A handle; `mode` as that of fopen(3)."""
-        handle = self._ask("guest-file-open", path=path, mode=mode)
-        if not isinstance(handle, int):
-            raise GuestError("the guest agent's answer is not understood")
-        return handle
+        return _handle(self._ask("guest-file-open", path=path, mode=mode))
 
     def read_on(self, handle: int, size: int = _LIMIT) -> str:
         """What there is of an open file behind what was read of it, also if its end was met before."""
@@ -173,6 +171,12 @@ def _said(state: dict[str, object]) -> str:
     except ValueError:
         return ""
     return plain(said).strip()[-_WORDS:]
+
+
+def _handle(answer: object) -> int:
+    if not isinstance(answer, int):
+        raise GuestError("the guest agent's answer is not understood")
+    return answer
 
 
 def _content(answer: object) -> str:

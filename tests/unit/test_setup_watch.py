@@ -196,14 +196,14 @@ def test_an_agent_that_goes_away_leaves_it_to_ssh(case: Case) -> None:
 
 
 class Answering(FakeHypervisor):
-    """An agent that returns the same to every question."""
+    """An agent that opens every file, and returns the same to every other question."""
 
     def __init__(self, answer: object) -> None:
         super().__init__()
         self.answer = answer
 
     def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
-        return self.answer
+        return 7 if command == "guest-file-open" else self.answer
 
 
 @pytest.mark.parametrize(
@@ -225,6 +225,16 @@ def test_an_agent_that_may_not_read_files_is_none(answer: object) -> None:
 def test_an_agents_nonsense_is_refused(answer: object) -> None:
     with pytest.raises(GuestError, match="guest agent's answer"):
         GuestAgent(Answering(answer), "web").read_file(RESULT_FILE)
+
+
+@pytest.mark.parametrize("handle", [None, "7", [7], {"handle": 7}])
+def test_what_is_no_handle_is_refused(handle: object) -> None:
+    class Opening(Answering):
+        def ask_agent(self, domain: str, command: str, arguments: Mapping[str, object]) -> object:
+            return self.answer
+
+    with pytest.raises(GuestError, match="guest agent's answer"):
+        GuestAgent(Opening(handle), "web").read_file(RESULT_FILE)
 
 
 def test_no_more_is_taken_than_was_asked_for() -> None:
