@@ -26,7 +26,8 @@ UnderstudyError             something the operator asked for could not be done
 ├── StoreError              the store cannot be read or written
 │   └── StoreLost           its file was taken away or replaced while it was open
 ├── Interrupted             work was cancelled because it is no longer wanted (never shown)
-│   └── LeaseLost           another process is the controller now: what this one decided is void
+│   ├── LeaseLost           another process is the controller now: what this one decided is void
+│   └── StartedAgain        the machine was switched off on purpose, to be started with its drives
 └── TimedOut                the world did not match the wish in time (exit 3)
 
 `fix` is the second line: what the operator can type or change.
@@ -150,6 +151,10 @@ class Interrupted(UnderstudyError):
 
 
 class LeaseLost(Interrupted):
+    pass
+
+
+class StartedAgain(Interrupted):
     pass
 
 

@@ -369,13 +369,17 @@ restart_services() {
     fi
 }
 
-# Nobody waits for these: what they hold is on disk, and the card has it already. What nobody needs for serving is
-# left until the machine has answered: there is but one emulated processor.
+# Nobody waits for these: what they hold is on disk, and the card has it already.
 restart_units() {
     set --
     [ -n "$networkd" ] || [ ! -d /run/systemd/netif ] || set -- systemd-networkd.service
     [ ! -e /run/NetworkManager ] || set -- "$@" NetworkManager.service
     [ $# -eq 0 ] || systemctl --no-block try-restart "$@" > /dev/null 2>&1 &
+}
+
+# What nobody needs for serving is left until the machine has answered: there is but one emulated processor.
+put_off() {
+    [ -d /run/systemd/system ] || return 0
     set -- systemd-journald.service
     [ -z "$networkd" ] || set -- "$@" systemd-networkd.service
     (
@@ -447,4 +451,5 @@ become_anew() {
     echo "$address" > $source
     "$program" r "$wake" r $program_values s
     echo "$instance" > $mark
+    put_off
 }

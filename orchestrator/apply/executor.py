@@ -32,6 +32,7 @@ from orchestrator.errors import (
     HostError,
     HostUnreachable,
     Interrupted,
+    StartedAgain,
     UnderstudyError,
 )
 from orchestrator.lifecycle.telling import can_be_told, has_done_with_seed, has_to_enter
@@ -361,8 +362,9 @@ class Executor:
         """The machine has its drives, and its guest has mounted them. Idempotent."""
         if not self._attach_drives(member, wanted):
             log.info("%s is started again for its drives", member.name)
-            self._shut_down(member, wanted, Errand(patience.is_cancelled, tell_nobody))
-            raise Interrupted(f"{member.name} is started again for its drives")
+            with suppress(Interrupted):
+                self._shut_down(member, wanted, Errand(patience.is_cancelled, tell_nobody))
+            raise StartedAgain(f"{member.name} is started again for its drives")
         if wanted.spec.setup.answer_file == "cloud-init":
             self._mount_drives(member, wanted, patience)
 

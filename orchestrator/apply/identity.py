@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from orchestrator.apply.agent import GuestAgent, next_look
-from orchestrator.errors import AgentAbsent, GuestError, Interrupted, NeverReady
+from orchestrator.errors import AgentAbsent, GuestError, HostError, Interrupted, NeverReady
 from orchestrator.models.setup_result import plain
 from orchestrator.ports.clock import Clock
 from orchestrator.ports.guest import Patience
@@ -47,7 +47,7 @@ class Christening:
             self.agent.run_script(words.new, self.clock, patience)
         self.host.set_link(self.domain, up=True)
         if said is not None:
-            with suppress(GuestError):
+            with suppress(GuestError, HostError):
                 self.agent.close_file(said)
 
     def _await_agent(self, patience: Patience) -> int | None:
@@ -86,22 +86,24 @@ class Christening:
             return False
         try:
             # Read and write: to that, a pipe without a reader is open, too.
-            self.agent.write_and_close(self.agent.open_file(self.program.wake, "r+"), words.waiting)
+            pipe = self.agent.open_file(self.program.wake, "r+")
         except AgentAbsent:
             raise
         except GuestError:
             return False
+        # What goes wrong from here on may have been heard.
+        self.agent.write_and_close(pipe, words.waiting)
         return True
 
     def _await_end(self, handle: int, said: str, words: ForkWords, patience: Patience) -> None:
         began = spoken_at = self.clock.monotonic()
         while True:
-            said += self.agent.read_on(handle)
+            said = _shortened(said + self.agent.read_on(handle))
             ended = _find_end(said, words.instance_id)
             if ended is not None:
                 break
             now = self.clock.monotonic()
-            if now >= patience.deadline or len(said) > _SAID_BYTES:
+            if now >= patience.deadline:
                 raise NeverReady("what the fork was told was not done in time")
             if not said and now >= began + _WAKE_SECONDS:
                 raise GuestError("the shell that waits in the fork does not wake")
@@ -116,6 +118,11 @@ class Christening:
         if patience.is_cancelled():
             raise Interrupted("the work is no longer wanted")
         self.clock.rest(seconds)
+
+
+def _shortened(said: str) -> str:
+    """What matters of it: who was woken, and the end."""
+    return said if len(said) <= _SAID_BYTES else _WOKEN + said[-_SAID_BYTES // 2 :]
 
 
 def _find_end(said: str, instance_id: str) -> tuple[str, int] | None:

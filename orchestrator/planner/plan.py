@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.lifecycle.table import HOPELESS, UNFINISHED
 from orchestrator.models.members import Member, Phase, Request, Role, ScaleSet
 from orchestrator.models.naming import domain_name
-from orchestrator.models.sightings import MachineSighting, Observed
+from orchestrator.models.sightings import MachineSighting, Observed, Power
 from orchestrator.models.steps import (
     Claim,
     ConvergeBalancer,
@@ -240,7 +240,9 @@ def _conclude(wanted: ScaleSet, members: list[Member], waits: list[MemberPlan], 
 def _interrupts(member: Member, wanted: ScaleSet, kind: EffectKind, sighting: MachineSighting) -> list[Step]:
     if sighting.power in HOPELESS.get(kind, frozenset()):
         words = f"machine of {member.name} is {sighting.power.value} while it was waited for"
-        return [Interrupt(member, words, went_off=kind is EffectKind.AWAIT)]
+        # Who is told while it starts is to run its on_claim. What was saved or is gone did not go off by itself.
+        is_started = kind is EffectKind.AWAIT or (kind is EffectKind.TELL and member.phase is Phase.STARTING)
+        return [Interrupt(member, words, is_started and sighting.power in (Power.STOPPED, Power.CRASHED))]
     unwanted = member.phase is Phase.DELETING or member.request in (
         Request.REIMAGE,
         Request.REDEPLOY,

@@ -61,10 +61,11 @@ def plan_unanswered(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
 
 
 def plan_went_off(member: Member, wanted: ScaleSet, trouble: str) -> Advance:
-    """What to record of a member whose machine went off while it was waited for after a start. Once may be a
-    mishap of the host; a guest that switches itself off in every boot does not come up."""
+    """What to record of a member whose machine went off while it was waited for after a start. That may be a
+    mishap of the host, also of one that lost power before; a guest that switches itself off in every boot does not
+    come up."""
     is_left = wanted.spec.repair.action == "none" and has_been_in_service(member)
-    if member.failures == 0 and not is_left:
+    if member.failures <= 1 and not is_left:
         first_line, _, rest = trouble.partition("\n")
         again = "\n".join(filter(None, (f"{first_line}; starting it again", rest)))
         return Advance(member, Phase.STARTING, again, is_repair=True)

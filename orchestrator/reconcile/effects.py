@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from orchestrator.errors import Interrupted, UnderstudyError
+from orchestrator.errors import Interrupted, StartedAgain, UnderstudyError
 from orchestrator.models.members import Member, ScaleSet
 from orchestrator.models.sightings import Observed
 from orchestrator.models.steps import Effect, EffectKind
@@ -97,7 +97,7 @@ class Effects:
             return True
         except Interrupted as stop:
             log.info("%s: interrupted: %s", effect.reason, stop.message)
-            if work.faults and fence.holds():
+            if work.faults and fence.holds() and not isinstance(stop, StartedAgain):
                 self.failures.record_went_off(effect, work.faults[0], wanted)
         except UnderstudyError as error:
             self.failures.record(effect, error, wanted)

@@ -130,6 +130,20 @@ def test_what_is_said_after_the_end_is_of_no_account() -> None:
     assert host.links == [True]
 
 
+def test_a_fork_may_say_much() -> None:
+    host = waiting("", "woken\n" + "x" * 50_000, "x" * 50_000 + "\nended id-1 0\n")
+    christen(host)
+    assert host.links == [True]
+
+
+def test_what_goes_wrong_while_it_is_spoken_to_starts_no_second_shell() -> None:
+    host = waiting("", guest_file_close=[GuestError("the guest agent's answer is not understood")])
+    with pytest.raises(GuestError):
+        christen(host)
+    assert not commands(host, "guest-exec")
+    assert host.links == []
+
+
 def test_a_shell_that_does_not_wake_is_spoken_to_again() -> None:
     host = waiting(*[""] * 8, "woken\nended id-1 0\n")
     christen(host)
@@ -144,7 +158,6 @@ def test_a_shell_that_does_not_wake_is_spoken_to_again() -> None:
         waiting("ended  0\n"),
         Agent(guest_file_open=[11, NOBODY], guest_file_read=[text("")]),
         Agent(guest_file_open=[11], guest_file_read=[GuestError("it is disabled")]),
-        Agent(guest_file_open=[11], guest_file_read=[text("")], guest_file_write=[GuestError("it is disabled")]),
     ],
 )
 def test_where_nobody_can_be_spoken_to_a_new_shell_is_started(host: Agent) -> None:

@@ -352,8 +352,9 @@ def test_a_guest_that_switches_itself_off_in_every_boot_is_given_up_with_its_dis
     site.guest.hold(name)
     site.host.power_off(domain(name))
     go_off(site, name, starts=1)
+    go_off(site, name, starts=2)
     assert "is stopped while it was waited for" in site.settle_stuck()
-    for tries, pause in enumerate((60, 120, 240, 480), start=2):
+    for tries, pause in enumerate((120, 240, 480), start=3):
         site.clock.advance(pause)
         go_off(site, name, starts=tries)
         assert site.member(name).failures == tries
@@ -362,3 +363,40 @@ def test_a_guest_that_switches_itself_off_in_every_boot_is_given_up_with_its_dis
     site.turn_until(lambda: site.wanted().stuck.startswith(words), "it is given up")
     assert (site.only().incarnation, site.journal.count("destroy_machine")) == (1, 0)
     assert site.journal.count("start_machine") == 5
+
+
+@pytest.mark.parametrize("action", ["restart", "reimage", "replace"])
+def test_two_power_cuts_cost_nobody_its_machine(site: Site, action: str) -> None:
+    site.apply(instances=3, repair={"action": action, "grace": "1h"}, **SLOW)
+    site.settle()
+    names = [member.name for member in site.members()]
+    for name in names:
+        site.guest.hold(name)
+        site.host.power_off(domain(name))
+    site.turn_until(lambda: all(site.guest.waiting[name] > 0 for name in names), "all start again")
+    for name in names:
+        site.host.power_off(domain(name))
+    site.turn_until(lambda: site.journal.count("start_machine") == 6, "all are started once more")
+    for name in names:
+        site.guest.let_go(name)
+    site.settle()
+    assert site.journal.count("destroy_machine") == 0
+    assert {member.incarnation for member in site.members()} == {1}
+
+
+def test_a_claimed_guest_that_goes_off_before_its_hook_ran_is_no_endless_start(site: Site) -> None:
+    pool = {"state": "stopped", "max_ready": 1}
+    site.apply(instances=0, standby=pool, hooks={"on_claim": ["join"]}, **SLOW)
+    site.settle()
+    (member,) = site.pool()
+    name = member.name
+    site.guest.hold(name)
+    site.scale(1)
+    for starts in (1, 2, 3):
+        site.turn_until(
+            lambda: site.journal.count("start_machine") == starts and site.guest.waiting[name] > 0,  # noqa: B023
+            f"it is about to run its hook after start {starts}",
+        )
+        site.host.power_off(domain(name))
+    site.turn_until(lambda: site.member(name).phase is Phase.FAILED, "it has failed")
+    assert site.member(name).failures == 3

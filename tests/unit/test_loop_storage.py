@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from orchestrator.service import drives as wishes
 from orchestrator.service import members as requests
 from tests.builders import MIB, PREFIX
 from tests.fakes import FakeDisks, FakeGuest, FakeHypervisor
+from tests.support.installation import wait_until
 from tests.unit.loop import Site, open_site
 
 DRIVES = [{"name": "data", "size": "32MiB", "mount": "/mnt/data"}]
@@ -187,6 +188,27 @@ def test_a_machine_that_takes_no_disk_while_it_runs_is_started_again(tmp_path: P
         assert site.rotation() == {member.name}
         assert disks(site, site.only()) == {DATA}
         assert site.host.machines[domain(member)].boots == 2
+
+
+class HypervisorSeenBeforeItAnswers(HypervisorWithoutHotplug):
+    """The loop has seen that a machine is off before whoever switched it off hears that."""
+
+    def shut_down_machine(self, domain: str, deadline: float, cancelled: Callable[[], bool]) -> bool:
+        done = super().shut_down_machine(domain, deadline, cancelled)
+        wait_until(cancelled, 10, "the loop has seen it")
+        return done
+
+
+def test_a_restart_for_drives_is_no_fault_of_the_machine(tmp_path: Path) -> None:
+    with open_site(tmp_path, make_host=HypervisorSeenBeforeItAnswers) as site:
+        site.apply(instances=0, drives=DRIVES, standby={"state": "running", "max_ready": 1})
+        site.settle()
+        (member,) = site.pool()
+        site.scale(1)
+        site.settle()
+        assert site.rotation() == {member.name}
+        assert not [one for one in site.store.list_events(None) if "while it was waited for" in one.reason]
+        assert site.only().failures == 0
 
 
 def test_scale_in_frees_drives_and_scale_out_returns_them_before_it_makes_new_ones(site: Site) -> None:

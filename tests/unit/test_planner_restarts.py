@@ -127,7 +127,7 @@ def test_what_never_served_is_made_anew(action: str, fields: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("action", ["restart", "none", "reimage", "replace"])
 @pytest.mark.parametrize("served", [True, False])
-def test_a_machine_that_goes_off_while_it_starts_is_started_again_once(action: str, served: bool) -> None:
+def test_a_machine_that_goes_off_while_it_starts_is_started_again_twice(action: str, served: bool) -> None:
     wanted = web(action)
     member = make_member(wanted, phase=Phase.STARTING, entered=served, served=served)
     step = plan_went_off(member, wanted, "it is stopped\nconsole of web: halt")
@@ -135,7 +135,8 @@ def test_a_machine_that_goes_off_while_it_starts_is_started_again_once(action: s
     assert (step.phase, step.is_repair, step.is_held) == (Phase.STARTING, not is_left, is_left)
     if not is_left:
         assert step.reason == "it is stopped; starting it again\nconsole of web: halt"
-    again = replace(member, failures=1)
+    assert plan_went_off(replace(member, failures=1), wanted, "it is stopped").is_held == is_left
+    again = replace(member, failures=2)
     assert plan_went_off(again, wanted, "it is stopped") == plan_unanswered(again, wanted, "it is stopped")
 
 
