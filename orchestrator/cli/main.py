@@ -55,8 +55,9 @@ _OF_THIS_MACHINE = frozenset(
 
 def main() -> None:
     """Entry point of the `understudy` command."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, _stop)
+    sys.unraisablehook = _stop_again
     try:
         try:
             app(prog_name="understudy")
@@ -99,6 +100,14 @@ def _flush() -> None:
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
     raise Stopped
+
+
+def _stop_again(lost: sys.UnraisableHookArgs) -> None:
+    """A signal may come while an object is being finalized, where Python drops what is raised."""
+    if issubclass(lost.exc_type, Stopped):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _complain(text: str) -> None:

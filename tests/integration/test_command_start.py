@@ -129,3 +129,24 @@ def test_every_module_of_commands_is_in_the_table() -> None:
     assert {file.stem for file in folder.glob("*.py")} - rest == {
         place.partition(":")[0] for place, _ in COMMANDS.values()
     }
+
+
+def test_a_signal_that_comes_while_an_object_is_finalized_is_not_lost() -> None:
+    script = """
+import os, signal, time
+import orchestrator.cli.main as command
+
+class Late:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def app(prog_name):
+    Late()
+    time.sleep(60)
+
+command.app = app
+command.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 130
+    assert done.stderr.startswith("understudy: interrupted")
