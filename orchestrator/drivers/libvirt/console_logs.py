@@ -19,7 +19,7 @@ from orchestrator.models.naming import console_log
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_TRIES = 5  # of making one, while another process removes the directory that has become empty
+_TRIES = 100  # of making one, while others remove the directory that has become empty: one in three meets that
 
 
 class ConsoleLogs:
