@@ -430,7 +430,6 @@ run_own_scripts() {
     done
 }
 
-# Who loses power before the mark is written must not come back as the other one.
 become() {
     if ! is_done; then become_anew; fi
     has_become=1
@@ -449,6 +448,7 @@ become_anew() {
     done
     step=last_words
     echo "$address" > $source
+    # Who loses power now must not come back as the other one.
     "$program" r "$wake" r $program_values s
     echo "$instance" > $mark
     put_off
