@@ -8,9 +8,8 @@ from xml.etree.ElementTree import Element, SubElement
 from orchestrator.errors import GoldenUnusable
 from orchestrator.render.card import drop_pending
 from orchestrator.render.document import read_document, write_document
-from orchestrator.render.domain import QEMU_NS
+from orchestrator.render.domain import QEMU_CAPABILITIES, QEMU_COMMANDLINE
 
-_COMMANDLINE = f"{{{QEMU_NS}}}commandline"
 # What the memory image was made with, and a fork must have as well.
 _SAME = ("memory", "vcpu")
 
@@ -42,7 +41,7 @@ def render_fork(saved: str, own: str) -> str:
     """
     root, mine = _parsed(saved), _parsed(own)
     _check_same(root, mine)
-    for tag in ("name", "uuid", "genid", "metadata", _COMMANDLINE):
+    for tag in ("name", "uuid", "genid", "metadata", QEMU_COMMANDLINE, QEMU_CAPABILITIES):
         _take_over(root, mine, tag)
     _take_disk(_only(root, "./devices/disk"), _only(mine, "./devices/disk"))
     for path in ("serial", "console"):

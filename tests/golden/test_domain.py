@@ -16,7 +16,7 @@ from orchestrator.models.machine import Blueprint, Hardware, Nic
 from orchestrator.models.naming import machine_uuid
 from orchestrator.models.spec import DiskBus, Firmware, NicModel
 from orchestrator.models.storage import ExtraDisk
-from orchestrator.render.domain import QEMU_NS, MachineFiles, render_disk, render_domain
+from orchestrator.render.domain import QEMU_CAPABILITIES, QEMU_NS, MachineFiles, render_disk, render_domain
 from orchestrator.render.owner import METADATA_NS
 from tests.builders import INSTALLATION, MIB, make_image
 from tests.golden.golden import assert_golden
@@ -178,6 +178,15 @@ def test_size_is_as_declared() -> None:
 def test_the_cpu_is_as_the_accelerator_asks(accelerator: str, kind: str, cpu: str) -> None:
     root = parsed(accelerator=accelerator)
     assert (root.get("type"), only(root, "cpu").get("mode")) == (kind, cpu)
+
+
+@pytest.mark.parametrize("nic", [USER, NETWORK])
+def test_of_an_emulated_cpu_libvirt_asks_few_questions_and_of_a_kvm_one_all(nic: Nic) -> None:
+    emulated = only(parsed(blueprint(nic=nic)), QEMU_CAPABILITIES)
+    assert [(one.tag, one.attrib) for one in emulated] == [
+        (f"{{{QEMU_NS}}}del", {"capability": "cpu-unavailable-features"})
+    ]
+    assert parsed(blueprint(nic=nic), accelerator="kvm").find(QEMU_CAPABILITIES) is None
 
 
 def qemu_arguments(root: ElementTree.Element) -> list[str | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import NoReturn
@@ -52,20 +53,43 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(BENCHES), help="run one of them")
     parser.add_argument("--json", action="store_true", help="print a list for programs")
     chosen = parser.parse_args()
+    names = [name for name in BENCHES if chosen.only in (None, name)]
     rows: list[Row] = []
-    for name, bench in BENCHES.items():
-        if chosen.only in (None, name):
-            rows += bench()
-    tell(rows, chosen.json)
+    for number, name in enumerate(names, 1):
+        print(f"({number} of {len(names)}) {name}", file=sys.stderr, flush=True)
+        found = measure(name)
+        rows += found
+        if not chosen.json:
+            show(found)
+    if chosen.json:
+        show(rows, as_json=True)
+    end(rows)
+
+
+def measure(name: str) -> list[Row]:
+    """One section. If it cannot be measured, the others still are: it has one row, which is not ok."""
+    try:
+        return BENCHES[name]()
+    except Exception:  # noqa: BLE001 - whatever it is, it is shown, and counts as missed
+        traceback.print_exc()
+        return [Row(f"{name}: not measured, see above", None, "", 0.0)]
 
 
 def tell(rows: Sequence[Row], as_json: bool) -> NoReturn:
     """Print them, and end with 1 if a bound is missed."""
+    show(rows, as_json)
+    end(rows)
+
+
+def show(rows: Sequence[Row], as_json: bool = False) -> None:
     if as_json:
         print(json.dumps([{**asdict(row), "ok": row.ok} for row in rows], indent=2))
-    else:
-        for row in rows:
-            print(line_of(row))
+        return
+    for row in rows:
+        print(line_of(row), flush=True)
+
+
+def end(rows: Sequence[Row]) -> NoReturn:
     sys.exit(0 if all(row.ok for row in rows) else 1)
 
 
