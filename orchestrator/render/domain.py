@@ -238,7 +238,7 @@ def _few_questions(root: Element) -> None:
     with two. For emulated guests only: features in MSRs are no words, and would not be seen of a KVM guest; a
     CPU that is `maximum` requires none.
 
-    Source: https://libvirt.org/drvqemu.html, control of QEMU capabilities; numbers: docs/performance.md.
+    Source: https://libvirt.org/drvqemu.html; numbers: docs/accelerator.md.
     """
     capabilities = SubElement(root, QEMU_CAPABILITIES)
     SubElement(capabilities, f"{{{QEMU_NS}}}del", capability="cpu-unavailable-features")

@@ -73,10 +73,10 @@ def claim_stopped() -> list[Row]:
     with site(1, f"{{state: stopped, max_ready: {2 * STOPPED_ROUNDS + 1}}}") as made:
         parked = held_by_parked(made)
         for count in range(2, 2 * STOPPED_ROUNDS + 2, 2):
-            bases.append(bare_seconds(made, switch_off))
+            bases.append(bare_seconds(made))
             alone.append((grow(made, count).seconds, bases[-1]))
             # A controller would stop again what virsh starts: the yardstick is taken while none runs.
-            bases.append(bare_seconds(made, switch_off))
+            bases.append(bare_seconds(made))
             with serving_commands(made):
                 beside.append((grow(made, count + 1).seconds, bases[-1]))
     return [
@@ -95,9 +95,9 @@ def claim_hibernated() -> list[Row]:
         parked = held_by_parked(made)
         for count in range(2, 2 * ROUNDS + 2, 2):
             # A controller would hibernate again what virsh starts: the yardstick is taken while none runs.
-            bases.append(bare_seconds(made, hibernate))
+            bases.append(bare_seconds(made, saved=True))
             alone.append((grow(made, count).seconds, bases[-1]))
-            bases.append(bare_seconds(made, hibernate))
+            bases.append(bare_seconds(made, saved=True))
             with serving_commands(made):
                 beside.append((grow_beside(made, count + 1), bases[-1]))
     return [
@@ -134,10 +134,12 @@ def beside_virsh(what: str, pairs: Sequence[tuple[float, Bare]], bound: float = 
     ]
 
 
-def bare_seconds(made: Installation, put_back: Callable[[str], object]) -> Bare:
-    """`virsh start` of a member of the pool until its service answers; then it is as before."""
+def bare_seconds(made: Installation, saved: bool = False) -> Bare:
+    """`virsh start` of a member of the pool, which is off or `saved`, until its service answers; then it is as
+    before."""
     row = made.members("standby")[0]
-    return time_bare(row["domain"], lambda: seconds_by_virsh(row, put_back), saved=put_back is hibernate)
+    put_back = hibernate if saved else switch_off
+    return time_bare(row["domain"], lambda: seconds_by_virsh(row, put_back), saved)
 
 
 def hibernate(domain: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from orchestrator.models.machine import Blueprint
 from tests.support.benchmarks.growth import declare, grow, serving_commands, site_set, virsh
 from tests.support.benchmarks.row import Row
+from tests.support.benchmarks.yardstick import median_ratio
 from tests.support.fork_lab import MODEL, LibvirtLab, describe_machine, libvirt_lab
 from tests.support.guest_images import guest_image
 from tests.support.installation import Installation, installation
@@ -112,7 +113,7 @@ def fork_restore() -> list[Row]:
         Row("fork of a micro machine, restore part alone", statistics.median(ours), "s"),
         Row(
             "fork, restore part alone : virsh restore",
-            statistics.median(one / other for one, other in zip(ours, bare, strict=True)),
+            median_ratio(ours, bare),
             "x",
             1.3,
         ),

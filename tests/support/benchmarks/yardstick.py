@@ -11,6 +11,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from xml.etree.ElementTree import Element
 
 from orchestrator.render.document import read_document, write_document
 from orchestrator.render.domain import QEMU_CAPABILITIES
@@ -28,12 +29,18 @@ class Bare:
 def as_anybody_writes_it(document: str) -> str:
     """Domain XML without what makes libvirt ask less. Raises ValueError if there was nothing of the kind."""
     root = read_document(document)
+    take_shortcut(root)
+    return write_document(root)
+
+
+def take_shortcut(root: Element) -> list[Element]:
+    """Out of a domain; ValueError as above."""
     found = root.findall(QEMU_CAPABILITIES)
     if not found:
         raise ValueError("this machine starts as any other does")
     for element in found:
         root.remove(element)
-    return write_document(root)
+    return found
 
 
 def time_bare(domain: str, seconds: Callable[[], float], saved: bool) -> Bare:
@@ -46,24 +53,26 @@ def time_bare(domain: str, seconds: Callable[[], float], saved: bool) -> Bare:
 @contextlib.contextmanager
 def described_plainly(domain: str, saved: bool) -> Iterator[None]:
     """The definition of a machine that is off, or that under which its memory was saved, for a while."""
-    shortcut = read_document(show(domain, saved)).findall(QEMU_CAPABILITIES)
-    describe(domain, as_anybody_writes_it(show(domain, saved)), saved)
+    root = described(domain, saved)
+    shortcut = take_shortcut(root)
+    describe(domain, root, saved)
     try:
         yield
     finally:
         # Not the document from before: libvirt takes none for a memory that was saved since under another.
-        root = read_document(show(domain, saved))
+        root = described(domain, saved)
         root.extend(shortcut)
-        describe(domain, write_document(root), saved)
+        describe(domain, root, saved)
 
 
-def show(domain: str, saved: bool) -> str:
-    return virsh(*(("managedsave-dumpxml",) if saved else ("dumpxml", "--inactive")), "--security-info", domain)
+def described(domain: str, saved: bool) -> Element:
+    show = ("managedsave-dumpxml",) if saved else ("dumpxml", "--inactive")
+    return read_document(virsh(*show, "--security-info", domain))
 
 
-def describe(domain: str, document: str, saved: bool) -> None:
+def describe(domain: str, root: Element, saved: bool) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".xml", encoding="utf-8") as file:
-        file.write(document)
+        file.write(write_document(root))
         file.flush()
         virsh(*(("managedsave-define", domain) if saved else ("define",)), file.name)
 
